@@ -1,0 +1,1 @@
+//! Events → hash-chained log, one JSON line each.

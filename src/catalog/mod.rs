@@ -1,0 +1,176 @@
+//! What the database contains, as its `pg_catalog` says: relations, columns, types, functions, role memberships.
+//!
+//! A [`Catalog`] is an immutable snapshot with an epoch; a newer one replaces it whole. It knows nothing of
+//! policies. It is built from one JSON document that one query returns ([`introspect::QUERY`]), so the service
+//! login and a session inside an uncommitted DDL transaction read it by the same way.
+
+pub mod introspect;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Object identifier of PostgreSQL.
+pub type Oid = u32;
+
+/// A schema-qualified relation name, unquoted and case-exact as in `pg_class`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RelationName {
+    /// `pg_namespace.nspname`
+    pub schema: String,
+    /// `pg_class.relname`
+    pub name: String,
+}
+
+/// `pg_class.relkind`, by name. Indexes and other relations that no FROM clause can name are not loaded, except
+/// sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+pub enum RelationKind {
+    /// `r`
+    #[serde(rename = "r")]
+    Table,
+    /// `p`
+    #[serde(rename = "p")]
+    PartitionedTable,
+    /// `v`
+    #[serde(rename = "v")]
+    View,
+    /// `m`
+    #[serde(rename = "m")]
+    MaterializedView,
+    /// `f`
+    #[serde(rename = "f")]
+    ForeignTable,
+    /// `S`
+    #[serde(rename = "S")]
+    Sequence,
+    /// `t`
+    #[serde(rename = "t")]
+    Toast,
+    /// `c`
+    #[serde(rename = "c")]
+    CompositeType,
+}
+
+/// A column of a relation. Dropped columns are not loaded.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct Column {
+    /// `pg_attribute.attnum`, from 1.
+    pub attnum: i16,
+    /// `pg_attribute.attname`
+    pub name: String,
+    /// `pg_attribute.atttypid`
+    pub type_oid: Oid,
+    /// `format_type(atttypid, atttypmod)` written under an empty search_path, e.g. `character varying(20)`,
+    /// `crm.grade`: can be used as a cast target anywhere.
+    pub type_sql: String,
+    /// The same for the type below any domains: equal to `type_sql` where the type is no domain.
+    pub base_type_sql: String,
+    /// Oid of the type below any domains.
+    pub base_type_oid: Oid,
+    /// `pg_type.typcategory` of the base type: `S` string, `N` numeric, `D` date/time, `B` boolean, `U` user, `A` array, `E` enum …
+    pub category: char,
+    /// `pg_attribute.attnotnull`
+    pub not_null: bool,
+}
+
+/// A relation: anything a FROM clause can name, and sequences.
+#[derive(Debug, Clone)]
+pub struct Relation {
+    /// `pg_class.oid`
+    pub oid: Oid,
+    /// Schema and name.
+    pub name: RelationName,
+    /// `pg_class.relkind`
+    pub kind: RelationKind,
+    /// True for `relpersistence = 't'`.
+    pub temporary: bool,
+    /// Columns by `attnum`.
+    pub columns: Vec<Column>,
+    /// `pg_get_viewdef` under an empty search_path, for views and materialized views.
+    pub view_definition: Option<String>,
+    /// Relations it inherits from or is a partition of (`pg_inherits.inhparent`), nearest only.
+    pub parents: Vec<Oid>,
+    /// Relations that inherit from it, nearest only.
+    pub children: Vec<Oid>,
+    /// Oids of rewrite rules' and triggers' functions are not here; true where `pg_rewrite` has a rule other than a
+    /// view's `_RETURN`.
+    pub has_rules: bool,
+}
+
+impl Relation {
+    /// The column of that name.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+}
+
+/// A function, procedure or aggregate that is not built in (its oid is 16384 or more, or its schema is not `pg_catalog`).
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// `pg_proc.oid`
+    pub oid: Oid,
+    /// Schema and name.
+    pub schema: String,
+    /// `pg_proc.proname`
+    pub name: String,
+    /// `pg_language.lanname`
+    pub language: String,
+    /// Source text: `prosrc`, or `pg_get_function_sqlbody` for `BEGIN ATOMIC` bodies.
+    pub body: String,
+    /// `f` function, `p` procedure, `a` aggregate, `w` window.
+    pub kind: char,
+    /// For aggregates: qualified names of the support functions that are not built in.
+    pub support: Vec<(String, String)>,
+    /// Name of the extension it belongs to (`pg_depend` deptype `e`), if any.
+    pub extension: Option<String>,
+}
+
+/// One database's catalog at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    /// Grows with every refresh that changed anything.
+    pub epoch: u64,
+    /// `current_database()`
+    pub database: String,
+    /// `server_version_num`, e.g. 150018.
+    pub server_version_num: u32,
+    /// All relations by oid.
+    pub relations: HashMap<Oid, Relation>,
+    /// Oids by schema, then name.
+    pub by_name: HashMap<String, HashMap<String, Oid>>,
+    /// User functions by name (any schema).
+    pub functions: HashMap<String, Vec<Function>>,
+    /// Names of operators (e.g. `=`) that exist outside `pg_catalog`, with the qualified functions behind them.
+    pub operators: HashMap<String, Vec<(String, String)>>,
+    /// Role → every role it is a member of, directly or not.
+    pub memberships: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Catalog {
+    /// The relation of that qualified name.
+    #[must_use]
+    pub fn relation(&self, schema: &str, name: &str) -> Option<&Relation> {
+        self.relations.get(self.by_name.get(schema)?.get(name)?)
+    }
+
+    /// The relation that PostgreSQL would pick for `name` (with `schema` where the text wrote one) under the
+    /// effective path, the answer of `current_schemas(true)`: `pg_temp_…` and `pg_catalog` are in it where they
+    /// are searched. `pg_temp` as a written schema means the path's own temporary schema.
+    #[must_use]
+    pub fn resolve(&self, schema: Option<&str>, name: &str, path: &[String]) -> Option<&Relation> {
+        match schema {
+            Some("pg_temp") => {
+                let own = path.iter().find(|s| s.starts_with("pg_temp_"))?;
+                self.relation(own, name)
+            }
+            Some(schema) => self.relation(schema, name),
+            None => path.iter().find_map(|s| self.relation(s, name)),
+        }
+    }
+
+    /// Every role that `login` is a member of, directly or not, without itself.
+    #[must_use]
+    pub fn groups_of(&self, login: &str) -> BTreeSet<String> {
+        self.memberships.get(login).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,1 @@
+//! One file per subcommand; each calls the library, none holds logic.

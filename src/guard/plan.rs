@@ -1,0 +1,119 @@
+//! The outcome for one query string.
+
+use std::sync::Arc;
+
+use crate::meter::{MeterSpec, TripWire};
+
+/// What may be sent, and what the session must do with the answers. Only [`super::examine`] makes one.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The text to send: the client's own bytes where `edited` is false.
+    pub text: Arc<str>,
+    /// Whether it differs from the client's text.
+    pub edited: bool,
+    /// One entry per statement of the string; none for an empty query.
+    pub statements: Vec<Arc<StatementPlan>>,
+    pub(super) _sealed: (),
+}
+
+/// One statement of the string.
+#[derive(Debug, Clone)]
+pub struct StatementPlan {
+    /// What kind it is, with what the session needs to follow it.
+    pub kind: StatementKind,
+    /// Metering of its rows (for `EXECUTE`, those of the prepared statement).
+    pub meter: Arc<MeterSpec>,
+    /// What its RowDescription may name.
+    pub trip_wire: Arc<TripWire>,
+    /// True where settings that decisions depend on (search_path, role, `menshen.*`, client_encoding,
+    /// standard_conforming_strings …) may be different after it: ask the server again before the next judgement, and hold back
+    /// what the client sends until it is done.
+    pub may_change_settings: bool,
+    /// True where the catalog may be different after it.
+    pub ddl: bool,
+    /// True where the decision depends on nothing but the text (no relation, function or setting was looked up): such a plan may
+    /// be made while settings are unknown (transaction control, SET, SHOW, DISCARD …).
+    pub context_free: bool,
+    /// True where error and notice fields of this statement must be scrubbed of values (the principal has something masked in it).
+    pub scrub: bool,
+    /// For the audit and for explain.
+    pub report: Arc<Report>,
+}
+
+/// Kinds of statement that the session tells apart.
+#[derive(Debug, Clone)]
+pub enum StatementKind {
+    /// SELECT, VALUES, TABLE, SHOW, EXPLAIN …: returns rows, changes no session state by itself.
+    Query,
+    /// INSERT, UPDATE, DELETE, MERGE.
+    Write,
+    /// BEGIN, START TRANSACTION, COMMIT, ROLLBACK, SAVEPOINT …
+    Transaction,
+    /// SET, RESET, `SELECT set_config(…)` and the like.
+    Set,
+    /// `PREPARE name AS …`: the name and the plan of the inner statement. `source` is the inner statement's client text with its
+    /// declared parameter types, to make the plan again when it is stale.
+    Prepare {
+        /// Name, unquoted.
+        name: String,
+        /// Plan of the inner statement.
+        inner: Arc<StatementPlan>,
+        /// The whole `PREPARE …` text of the client.
+        source: Arc<str>,
+    },
+    /// `EXECUTE name (…)`
+    Execute {
+        /// Name, unquoted.
+        name: String,
+    },
+    /// `DEALLOCATE name`; `None` for ALL.
+    Deallocate {
+        /// Name, unquoted.
+        name: Option<String>,
+    },
+    /// `DISCARD ALL`: prepared statements, settings and temporary tables go.
+    DiscardAll,
+    /// Everything else that passes (DDL on unprotected relations, LISTEN, COPY of unprotected relations …).
+    Utility,
+}
+
+/// What was decided and why.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Report {
+    /// Keyed on nothing secret: hex fingerprint of the statement's shape (pg_query), never literals.
+    pub fingerprint: String,
+    /// `forward` or `edit`.
+    pub action: &'static str,
+    /// Every protected relation in it.
+    pub relations: Vec<RelationReport>,
+    /// Hidden columns with what they charge, in words, for explain.
+    pub charges: Vec<String>,
+}
+
+/// One protected relation of a statement.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RelationReport {
+    /// `schema.name`
+    pub relation: String,
+    /// Row filter's rule, if any.
+    pub row_filter: Option<String>,
+    /// Classified columns.
+    pub columns: Vec<ColumnReport>,
+}
+
+/// One classified column.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ColumnReport {
+    /// Its name.
+    pub column: String,
+    /// Its class.
+    pub class: String,
+    /// `clear`, `keep(3, 4)` …, `deny`
+    pub treatment: String,
+    /// The rule that decided.
+    pub rule: String,
+    /// Whether showing it counts, and in which category.
+    pub counts: Option<String>,
+    /// Whether it reaches the answer.
+    pub shown: bool,
+}

@@ -1,0 +1,1 @@
+//! The tokio shell: the only sockets, tasks, timers and clocks.

@@ -1,0 +1,8 @@
+//! The promises, tried against real PostgreSQL with real clients. One binary; modules by behaviour.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
