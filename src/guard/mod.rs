@@ -1,18 +1,44 @@
 //! SQL text → [`Plan`]. [`examine`] is the table of contents: parse → resolve → decide → edit → verify → witness.
+//!
+//! Every statement of a query string is judged before the first is sent. A statement that names nothing protected goes as
+//! it came, byte for byte. One that does is a query or an INSERT (`query.rs`), or it is refused by a named rule.
 
+pub mod edit;
+pub mod expression;
 pub mod functions;
+mod insert;
+mod judge;
+mod lineage;
+pub mod parse;
 pub mod plan;
+pub mod protected;
+mod query;
+pub mod scope;
+pub mod statement;
+#[cfg(test)]
+mod tests;
+pub mod tree;
+mod utility;
+mod verify;
 pub mod witness;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Oid, RelationName};
 use crate::ledger::Pack;
 use crate::mask::TokenSettings;
+use crate::meter::spec::HIDDEN_PREFIX;
 use crate::policy::{Policy, Standing};
 use crate::wire::Refusal;
+use functions::Reach;
+use judge::Judge;
+use parse::Parsed;
 pub use plan::{Plan, StatementKind, StatementPlan};
+use protected::Protected;
+use scope::{Lookup, Stop};
+use statement::Class;
+use tree::Tree;
 
 /// The policy resolved against one catalog: made once per (policy epoch, catalog epoch) and shared by all sessions.
 #[derive(Debug)]
@@ -23,13 +49,47 @@ pub struct Ground {
     pub catalog: Arc<Catalog>,
     /// The threshold pack, where the policy names one.
     pub pack: Option<Arc<Pack>>,
+    /// Protected relations by oid.
+    pub protected: HashMap<Oid, Arc<Protected>>,
+    /// What functions could reach.
+    pub reach: Reach,
+    /// Classified columns by relation, for the trip-wire.
+    pub wire: Arc<HashMap<Oid, HashSet<i16>>>,
+    /// Schemas that hold protected relations.
+    pub schemas: BTreeSet<String>,
 }
 
 impl Ground {
     /// Resolves a policy against a catalog: protected relations, view lineage, unsafe functions.
     #[must_use]
     pub fn new(policy: Arc<Policy>, catalog: Arc<Catalog>, pack: Option<Arc<Pack>>) -> Self {
-        Self { policy, catalog, pack }
+        let protected = lineage::protected_relations(&policy, &catalog);
+        let names: BTreeSet<RelationName> = protected.values().map(|p| p.name.clone()).collect();
+        let reach = Reach::new(&catalog, &names, &policy.trusted_functions);
+        let wire = protected
+            .values()
+            .map(|p| {
+                (
+                    p.oid,
+                    p.columns
+                        .iter()
+                        .filter(|c| !c.sources.is_empty())
+                        .map(|c| c.column.attnum)
+                        .collect::<HashSet<i16>>(),
+                )
+            })
+            .filter(|(_, columns)| !columns.is_empty())
+            .collect();
+        let schemas = names.into_iter().map(|n| n.schema).collect();
+        Self {
+            policy,
+            catalog,
+            pack,
+            protected,
+            reach,
+            wire: Arc::new(wire),
+            schemas,
+        }
     }
 }
 
@@ -68,11 +128,432 @@ pub enum Verdict {
     },
 }
 
+impl From<Refusal> for Verdict {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+}
+
+impl From<Stop> for Verdict {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Refuse(refusal) => Self::Refuse(refusal),
+            Stop::Missing(name, otherwise) => Self::Missing {
+                names: BTreeSet::from([name]),
+                otherwise,
+            },
+            Stop::Again => Self::Refuse(Refusal::unsupported(
+                "walk",
+                "Menshen could not settle this statement",
+                "write it in another form",
+            )),
+        }
+    }
+}
+
+/// One statement on its way through.
+struct Subject<'s> {
+    parsed: &'s Parsed,
+    /// The statement's tree (`RawStmt.stmt`).
+    tree: &'s Tree,
+    class: Class,
+    /// Its bytes in the text.
+    range: (usize, usize),
+    judge: &'s Judge<'s>,
+    /// Prepared by an earlier statement of the same string.
+    earlier: &'s HashMap<String, Arc<StatementPlan>>,
+}
+
+/// A statement judged: what to send in the place of its bytes, and its plan.
+struct Judged {
+    text: Option<String>,
+    plan: StatementPlan,
+}
+
 /// Judges a query string: every statement in it before the first is sent.
 ///
 /// # Errors
 /// A refusal, or the wish for a fresh catalog.
 pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> {
-    let _ = (ground, request);
-    Err(Verdict::Refuse(Refusal::unsupported("unwritten", "unwritten", "")))
+    let parsed = parse::parse(request.text)?;
+    if request.extended && parsed.statements.len() > 1 {
+        return Err(one_statement().into());
+    }
+    let mut text = String::new();
+    let mut at = 0;
+    let mut plans: Vec<Arc<StatementPlan>> = Vec::new();
+    let mut edited = false;
+    let mut earlier: HashMap<String, Arc<StatementPlan>> = HashMap::new();
+    let mut changed: Option<&'static str> = None;
+    let judge = Judge::new(ground, request);
+    for (raw, typed) in parsed.statements.iter().zip(&parsed.typed.stmts) {
+        let node = typed.stmt.as_ref().and_then(|s| s.node.as_ref());
+        let class = node.map_or(Class::NotAStatement, statement::classify);
+        let range = range_of(raw, &parsed)?;
+        let subject = Subject {
+            parsed: &parsed,
+            tree: raw.field("stmt"),
+            class,
+            range,
+            judge: &judge,
+            earlier: &earlier,
+        };
+        let judged = judge_statement(&subject)?;
+        if let Some(by) = changed
+            && !judged.plan.context_free
+        {
+            return Err(after_change(by).into());
+        }
+        if judged.plan.may_change_settings {
+            changed = Some("a statement that changes settings");
+        } else if judged.plan.ddl {
+            changed = Some("a statement that changes the catalog");
+        }
+        if let Some(new) = &judged.text {
+            edited = true;
+            text.push_str(parsed.slice(at, range.0));
+            text.push_str(new);
+            at = range.1;
+        }
+        let plan = Arc::new(judged.plan);
+        if let StatementKind::Prepare { name, inner, .. } = &plan.kind {
+            earlier.insert(name.clone(), Arc::clone(inner));
+        }
+        plans.push(plan);
+    }
+    let text: Arc<str> = if edited {
+        text.push_str(parsed.slice(at, parsed.text.len()));
+        Arc::from(text)
+    } else {
+        Arc::from(request.text)
+    };
+    witness(&parsed, &judge)?;
+    Ok(Plan {
+        text,
+        edited,
+        statements: plans,
+        _sealed: (),
+    })
+}
+
+fn judge_statement(subject: &Subject<'_>) -> Result<Judged, Verdict> {
+    match subject.class {
+        Class::Transaction
+        | Class::Set
+        | Class::Show
+        | Class::Discard
+        | Class::Deallocate
+        | Class::Channel
+        | Class::CursorUse => utility::session(subject),
+        Class::Notify
+        | Class::Maintain
+        | Class::Define
+        | Class::Code
+        | Class::Copy
+        | Class::Cursor
+        | Class::Explain
+        | Class::Modify => utility::other(subject),
+        Class::Execute => utility::execute(subject),
+        Class::Query => query::select(subject, subject.tree),
+        Class::Insert => insert::insert(subject, subject.tree),
+        Class::Prepare => query::prepare(subject),
+        Class::NotAStatement => Err(Refusal::unsupported(
+            "unknown-statement",
+            "Menshen does not know this kind of statement",
+            "report it to the Menshen project",
+        )
+        .into()),
+    }
+}
+
+impl Subject<'_> {
+    /// Whether the statement may name a protected relation anywhere, by any reading of its names; and whether every relation
+    /// it names is in the catalog. System relations that show values are refused here.
+    fn touches(&self) -> Result<bool, Verdict> {
+        let mut ctes: BTreeSet<&str> = BTreeSet::new();
+        let mut relations: Vec<&Tree> = Vec::new();
+        self.tree.walk(&mut |n| {
+            match n.kind() {
+                "CommonTableExpr" => {
+                    ctes.insert(n.text("ctename"));
+                }
+                "RangeVar" => relations.push(n),
+                "LockingClause" => return false,
+                _ => {}
+            }
+            true
+        });
+        let ground = self.judge.ground;
+        let mut touches = false;
+        let strict = matches!(
+            self.class,
+            Class::Query
+                | Class::Insert
+                | Class::Modify
+                | Class::Copy
+                | Class::Prepare
+                | Class::Cursor
+                | Class::Explain
+        );
+        for relation in relations {
+            let (schema, name) = (relation.text("schemaname"), relation.text("relname"));
+            let written = (!schema.is_empty()).then_some(schema);
+            match ground.catalog.resolve(written, name, self.judge.path()) {
+                Some(found) => {
+                    let hidden_by_cte = written.is_none() && ctes.contains(name);
+                    if !hidden_by_cte {
+                        self.judge.system_relation(found)?;
+                    }
+                    touches |= ground.protected.contains_key(&found.oid);
+                }
+                None if strict && !(written.is_none() && ctes.contains(name)) => {
+                    return Err(missing(written, name, relation.location(), self.parsed));
+                }
+                None => {}
+            }
+        }
+        Ok(touches)
+    }
+
+    /// Judges every function and operator named in the statement.
+    fn functions(&self) -> Result<(), Refusal> {
+        let mut result = Ok(());
+        self.tree.walk(&mut |n| {
+            if result.is_err() {
+                return false;
+            }
+            match n.kind() {
+                "FuncCall" => {
+                    if let Some(name) = n.names("funcname") {
+                        result = self.judge.function(&name, n);
+                    }
+                }
+                "AExpr" | "SubLink" | "SortBy" => {
+                    for field in ["name", "oper_name", "use_op"] {
+                        if let Some(name) = n.names(field).and_then(|mut names| names.pop()) {
+                            result = self.operator(&name);
+                        }
+                        if result.is_err() {
+                            return false;
+                        }
+                    }
+                }
+                _ => {}
+            }
+            true
+        });
+        result
+    }
+
+    fn operator(&self, name: &str) -> Result<(), Refusal> {
+        let Some(behind) = self.judge.ground.catalog.operators.get(name) else {
+            return Ok(());
+        };
+        for (schema, function) in behind {
+            if let functions::Call::User(functions::Verdict::Refused { reason }) =
+                self.judge
+                    .ground
+                    .reach
+                    .judge_call(Some(schema), function, self.judge.path())
+            {
+                return Err(Refusal::denied(
+                    "operator-opaque",
+                    format!("permission denied for operator {name}: its function \"{schema}.{function}\" {reason}"),
+                    "write OPERATOR(pg_catalog.…) or use another expression",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A statement that may not contain names that Menshen keeps for itself.
+    fn reserved_names(&self) -> Result<(), Refusal> {
+        let text = self.parsed.slice(self.range.0, self.range.1);
+        if text.to_ascii_lowercase().contains(HIDDEN_PREFIX) {
+            return Err(Refusal::unsupported(
+                "reserved-name",
+                format!("names that begin with {HIDDEN_PREFIX} are kept for hidden columns"),
+                "use another name",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Hex fingerprint of the statement's shape: no literals.
+    fn fingerprint(&self) -> String {
+        let text = self.parsed.slice(self.range.0, self.range.1);
+        pg_query::fingerprint(
+            text,
+            pg_query::ParserOptions::default(),
+            pg_query::FingerprintOptions::default(),
+        )
+        .map(|f| f.hex)
+        .unwrap_or_default()
+    }
+
+    /// A plan for a statement that goes as it came.
+    fn forward(&self, kind: StatementKind) -> Judged {
+        let calls = *self.judge.user_function.borrow() || *self.judge.sets.borrow();
+        Judged {
+            text: None,
+            plan: StatementPlan {
+                kind,
+                meter: Arc::default(),
+                trip_wire: self.trip_wire(HashSet::new()),
+                may_change_settings: calls,
+                ddl: false,
+                context_free: false,
+                scrub: false,
+                report: Arc::new(plan::Report {
+                    fingerprint: self.fingerprint(),
+                    action: "forward",
+                    ..Default::default()
+                }),
+            },
+        }
+    }
+
+    fn trip_wire(&self, cleared: HashSet<(Oid, i16)>) -> Arc<crate::meter::TripWire> {
+        Arc::new(crate::meter::TripWire {
+            protected: Arc::clone(&self.judge.ground.wire),
+            cleared,
+            unrestricted: false,
+        })
+    }
+}
+
+/// The bytes of a statement, without the blanks and comments before it.
+fn range_of(raw: &Tree, parsed: &Parsed) -> Result<(usize, usize), Refusal> {
+    let bad = || {
+        Refusal::unsupported(
+            "statement-place",
+            "a statement whose place can't be found",
+            "send it alone",
+        )
+    };
+    let start = usize::try_from(raw.int("stmt_location")).map_err(|_| bad())?;
+    let length = usize::try_from(raw.int("stmt_len")).map_err(|_| bad())?;
+    let end = if length == 0 { parsed.text.len() } else { start + length };
+    let first = parsed
+        .tokens
+        .iter()
+        .filter_map(|t| usize::try_from(t.start).ok())
+        .find(|s| *s >= start && *s < end && parsed.text.as_bytes().get(*s) != Some(&b';'))
+        .unwrap_or(start);
+    if first > end || !parsed.text.is_char_boundary(first) || !parsed.text.is_char_boundary(end) {
+        return Err(bad());
+    }
+    Ok((first, end))
+}
+
+/// Asks the second reader.
+fn witness(parsed: &Parsed, judge: &Judge<'_>) -> Result<(), Refusal> {
+    let accounted = account(parsed, judge);
+    match witness::object(&parsed.text, &accounted) {
+        witness::Testimony::Agrees => Ok(()),
+        witness::Testimony::Abstains(_reason) => Ok(()),
+        witness::Testimony::Objects(objections) => {
+            let names: Vec<String> = objections.iter().map(ToString::to_string).collect();
+            Err(Refusal {
+                sqlstate: "0A000",
+                rule: "guards-disagree",
+                message: format!("the two guards read this statement differently ({})", names.join("; ")),
+                hint: "write the statement in a plainer form; the security team has been told".into(),
+                position: None,
+                incident: true,
+            })
+        }
+    }
+}
+
+/// Everything the first guard saw, by kind of name.
+fn account(parsed: &Parsed, judge: &Judge<'_>) -> witness::Accounted {
+    let mut seen = witness::Accounted {
+        statements: parsed.statements.len(),
+        ..Default::default()
+    };
+    seen.functions.extend(judge.functions.borrow().iter().cloned());
+    for statement in &parsed.statements {
+        statement.walk(&mut |n| {
+            match n.kind() {
+                "RangeVar" => {
+                    let parts = [n.text("catalogname"), n.text("schemaname"), n.text("relname")];
+                    seen.relations.insert(
+                        parts
+                            .iter()
+                            .filter(|p| !p.is_empty())
+                            .map(|p| (*p).to_owned())
+                            .collect(),
+                    );
+                }
+                "CommonTableExpr" => {
+                    seen.ctes.insert(n.text("ctename").to_owned());
+                }
+                "Alias" => {
+                    seen.aliases.insert(n.text("aliasname").to_owned());
+                }
+                "FuncCall" => {
+                    seen.functions.extend(n.names("funcname"));
+                }
+                "ColumnRef" => {
+                    seen.columns.extend(n.names("fields").into_iter().flatten());
+                }
+                _ => {}
+            }
+            texts(n, &mut seen.other_names);
+            true
+        });
+    }
+    seen
+}
+
+fn texts(node: &Tree, into: &mut BTreeSet<String>) {
+    if let Tree::Node(_, fields) = node {
+        for (_, value) in fields {
+            if let Tree::Text(text) = value
+                && !text.is_empty()
+            {
+                into.insert(text.clone());
+            }
+        }
+    }
+}
+
+fn missing(schema: Option<&str>, name: &str, location: Option<usize>, parsed: &Parsed) -> Verdict {
+    let full = schema.map_or_else(|| name.to_owned(), |s| format!("{s}.{name}"));
+    let position = location
+        .and_then(|at| parsed.text.get(..at))
+        .and_then(|before| u32::try_from(before.chars().count() + 1).ok());
+    Verdict::Missing {
+        names: BTreeSet::from([full.clone()]),
+        otherwise: Refusal {
+            sqlstate: "42P01",
+            rule: "relation-unknown",
+            message: format!("relation \"{full}\" does not exist"),
+            hint: "check the name and search_path".into(),
+            position,
+            incident: false,
+        },
+    }
+}
+
+fn one_statement() -> Refusal {
+    Refusal {
+        sqlstate: "42601",
+        rule: "one-statement",
+        message: "cannot insert multiple commands into a prepared statement".to_owned(),
+        hint: "send them one by one".into(),
+        position: None,
+        incident: false,
+    }
+}
+
+fn after_change(by: &str) -> Refusal {
+    Refusal::unsupported(
+        "judged-before-change",
+        format!(
+            "Menshen judges a whole query string before it sends it, and {by} stands before a statement that depends on it"
+        ),
+        "send the statements in separate query strings",
+    )
 }

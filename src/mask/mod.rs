@@ -49,7 +49,10 @@ pub struct Unfit(pub String);
 /// # Errors
 /// Where the mask cannot keep the column's type.
 pub fn expression(spec: &MaskSpec, column: &Column, reference: &str, token: &TokenSettings) -> Result<String, Unfit> {
-    let _ = (spec, column, reference, token);
+    let _ = (reference, token);
+    if *spec == MaskSpec::Null {
+        return Ok(format!("NULL::{}", column.base_type_sql));
+    }
     Err(Unfit("unwritten".into()))
 }
 

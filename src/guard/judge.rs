@@ -1,0 +1,318 @@
+//! Decide: what this principal gets of each protected relation, and which functions it may call.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::functions::{Call, SettingCall};
+use super::parse::{self, quote};
+use super::protected::{Kind, Protected};
+use super::scope::{Lookup, Treated};
+use super::tree::Tree;
+use super::{Ground, Request, functions};
+use crate::catalog::{Catalog, Relation, RelationName};
+use crate::policy::{Standing, UnknownLogins};
+use crate::wire::Refusal;
+
+/// The decisions for one statement of one principal.
+pub struct Judge<'j> {
+    pub(super) ground: &'j Ground,
+    pub(super) request: &'j Request<'j>,
+    /// The principal has everything clear and all rows.
+    pub(super) unrestricted: bool,
+    /// A function outside `pg_catalog` is called: it may change settings.
+    pub(super) user_function: RefCell<bool>,
+    /// A call of `set_config`.
+    pub(super) sets: RefCell<bool>,
+    /// Function names as written, for the witness.
+    pub(super) functions: RefCell<BTreeSet<Vec<String>>>,
+}
+
+impl<'j> Judge<'j> {
+    pub(super) fn new(ground: &'j Ground, request: &'j Request<'j>) -> Self {
+        Self {
+            ground,
+            request,
+            unrestricted: unrestricted(ground, request.standing),
+            user_function: RefCell::new(false),
+            sets: RefCell::new(false),
+            functions: RefCell::new(BTreeSet::new()),
+        }
+    }
+
+    /// Judges the relations of the server's own catalog that show values, statistics or other sessions' statements.
+    pub(super) fn system_relation(&self, relation: &Relation) -> Result<(), Refusal> {
+        if self.unrestricted {
+            return Ok(());
+        }
+        if let Some(entry) = functions::BUILT_INS.relation(&relation.name.schema, &relation.name.name) {
+            return Err(Refusal::denied(
+                "system-relation",
+                format!(
+                    "permission denied for relation \"{}\": it {}",
+                    relation.name.name, entry.reason
+                ),
+                "only a principal for whom nothing is masked may read it",
+            ));
+        }
+        Ok(())
+    }
+
+    fn setting(&self, name: &[String], call: &Tree, kind: SettingCall) -> Result<(), Refusal> {
+        let literal = call
+            .list("args")
+            .first()
+            .filter(|a| a.kind() == "AConst")
+            .map(|a| a.field("val").text("sval"));
+        if kind == SettingCall::Writes {
+            *self.sets.borrow_mut() = true;
+        }
+        match literal {
+            Some(setting) if is_key_setting(setting) => Err(key_setting()),
+            Some(_) => Ok(()),
+            None => Err(Refusal::unsupported(
+                "setting-name",
+                format!(
+                    "Menshen cannot judge a call of {} whose setting name is not a literal",
+                    name.join(".")
+                ),
+                "write the setting's name as a string literal",
+            )),
+        }
+    }
+}
+
+/// Whether the standing sees every classified column and every row.
+#[must_use]
+pub fn unrestricted(ground: &Ground, standing: &Standing) -> bool {
+    if ground.protected.is_empty() {
+        return true;
+    }
+    if !standing.known && ground.policy.unknown_logins == UnknownLogins::Deny {
+        return false;
+    }
+    let names: BTreeSet<&RelationName> = ground
+        .protected
+        .values()
+        .flat_map(|p| p.filters.iter().map(|f| &f.relation))
+        .collect();
+    names
+        .iter()
+        .all(|name| ground.policy.row_filter(standing, name).is_none())
+        && ground.protected.values().all(|p| {
+            p.columns.iter().all(|c| {
+                c.treatment(&ground.policy, ground.pack.as_deref(), standing)
+                    .is_none_or(|t| t.kind == Kind::Clear)
+            })
+        })
+}
+
+/// Settings that hold the token keys: nobody may read or write them.
+#[must_use]
+pub fn is_key_setting(name: &str) -> bool {
+    name.to_ascii_lowercase().starts_with("menshen.k")
+}
+
+/// The refusal for touching them.
+#[must_use]
+pub fn key_setting() -> Refusal {
+    Refusal::denied(
+        "key-setting",
+        "permission denied for settings named menshen.k…",
+        "they belong to Menshen itself",
+    )
+}
+
+impl Lookup for Judge<'_> {
+    fn catalog(&self) -> &Catalog {
+        &self.ground.catalog
+    }
+
+    fn path(&self) -> &[String] {
+        self.request.search_path
+    }
+
+    fn protected(&self, relation: &Relation) -> Result<Option<Arc<Protected>>, Refusal> {
+        self.system_relation(relation)?;
+        Ok(self.ground.protected.get(&relation.oid).cloned())
+    }
+
+    fn treat(&self, protected: &Arc<Protected>) -> Result<Treated, Refusal> {
+        let (policy, standing) = (&self.ground.policy, self.request.standing);
+        let name = format!("{}.{}", protected.name.schema, protected.name.name);
+        if !standing.known && policy.unknown_logins == UnknownLogins::Deny {
+            return Err(Refusal::denied(
+                "unknown-login",
+                format!(
+                    "permission denied for relation \"{name}\": no role of the policy names login \"{}\"",
+                    self.request.login
+                ),
+                "ask the owners of the policy to name this login in a role",
+            ));
+        }
+        if let (Some(reason), false) = (&protected.opaque, self.unrestricted) {
+            return Err(Refusal::denied(
+                "opaque-relation",
+                format!("permission denied for relation \"{name}\": {reason}"),
+                "read the underlying relations instead",
+            ));
+        }
+        let treatments: Vec<_> = protected
+            .columns
+            .iter()
+            .map(|c| c.treatment(policy, self.ground.pack.as_deref(), standing))
+            .collect();
+        let filter = self.filter(protected)?;
+        let replaced = filter.is_some() || treatments.iter().flatten().any(|t| !matches!(t.kind, Kind::Clear));
+        if replaced {
+            let first = self.request.search_path.iter().find(|s| !s.starts_with("pg_temp_"));
+            if first.is_none_or(|s| s != "pg_catalog") {
+                return Err(Refusal::unsupported(
+                    "search-path-before-pg-catalog",
+                    "Menshen cannot mask while search_path names pg_catalog behind another schema",
+                    "leave pg_catalog out of search_path, or put it first",
+                ));
+            }
+        }
+        Ok(Treated {
+            treatments,
+            replaced,
+            filter,
+        })
+    }
+
+    fn function(&self, name: &[String], call: &Tree) -> Result<(), Refusal> {
+        self.functions.borrow_mut().insert(name.to_vec());
+        let (schema, bare) = match name {
+            [bare] => (None, bare),
+            [schema, bare] => (Some(schema.as_str()), bare),
+            [_, schema, bare] => (Some(schema.as_str()), bare),
+            _ => {
+                return Err(Refusal::unsupported(
+                    "function-name",
+                    "a function name of more than three parts",
+                    "use at most three",
+                ));
+            }
+        };
+        match self.ground.reach.judge_call(schema, bare, self.request.search_path) {
+            Call::BuiltIn(None) => {}
+            Call::BuiltIn(Some(entry)) => {
+                if let Some(kind) = functions::setting_call(bare) {
+                    return self.setting(name, call, kind);
+                }
+                if !self.unrestricted || entry.reads_relations() {
+                    return Err(Refusal::denied(
+                        "function-denied",
+                        format!("permission denied for function \"{bare}\": it {}", entry.reason),
+                        "call functions that work on their arguments alone",
+                    ));
+                }
+            }
+            Call::User(functions::Verdict::Safe) => *self.user_function.borrow_mut() = true,
+            Call::User(functions::Verdict::Refused { reason }) => {
+                return Err(Refusal::denied(
+                    "function-opaque",
+                    format!("permission denied for function \"{bare}\": {reason}"),
+                    "query the relations directly, or ask the owners of the policy to trust the function",
+                ));
+            }
+            // The server will say that it does not exist; a function made a moment ago is seen after the catalog's refresh.
+            Call::Unknown => {
+                return Err(Refusal {
+                    sqlstate: "42883",
+                    rule: "function-unknown",
+                    message: format!(
+                        "function {} does not exist in the catalog that Menshen has read",
+                        name.join(".")
+                    ),
+                    hint: "check the name; a function made a moment ago is known after the next refresh of the catalog"
+                        .into(),
+                    position: None,
+                    incident: false,
+                });
+            }
+        }
+        if let Some(kind) = functions::setting_call(bare) {
+            return self.setting(name, call, kind);
+        }
+        Ok(())
+    }
+
+    fn metered(&self) -> bool {
+        true
+    }
+}
+
+impl Judge<'_> {
+    /// The row filter over the relation's own columns: (rules, SQL).
+    fn filter(&self, protected: &Protected) -> Result<Option<(String, String)>, Refusal> {
+        let mut rules: Vec<String> = Vec::new();
+        let mut parts: Vec<String> = Vec::new();
+        for source in &protected.filters {
+            let Some(filter) = self.ground.policy.row_filter(self.request.standing, &source.relation) else {
+                continue;
+            };
+            let unfit = || {
+                Refusal::unsupported(
+                    "row-filter-above-view",
+                    format!(
+                        "Menshen cannot prove the row filter of \"{}.{}\" through \"{}.{}\"",
+                        source.relation.schema, source.relation.name, protected.name.schema, protected.name.name
+                    ),
+                    "read the filtered relation itself",
+                )
+            };
+            let map = source.columns.as_ref().ok_or_else(unfit)?;
+            parts.push(rewrite_filter(&filter.sql, map).ok_or_else(unfit)?);
+            rules.push(filter.rule);
+        }
+        parts.dedup();
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        rules.dedup();
+        let sql = if let [one] = parts.as_slice() {
+            one.clone()
+        } else {
+            parts.iter().map(|p| format!("({p})")).collect::<Vec<_>>().join(" AND ")
+        };
+        Ok(Some((rules.join("; "), sql)))
+    }
+}
+
+/// Writes a filter over other column names. `None` where it names a column that is not there, or more than columns.
+fn rewrite_filter(sql: &str, map: &BTreeMap<String, String>) -> Option<String> {
+    const HEAD: &str = "SELECT WHERE ";
+    let parsed = parse::parse(&format!("{HEAD}{sql}")).ok()?;
+    let [statement] = parsed.statements.as_slice() else {
+        return None;
+    };
+    let mut references: Vec<(usize, String)> = Vec::new();
+    let mut fits = true;
+    statement.field("stmt").walk(&mut |n| {
+        match n.kind() {
+            "SubLink" => fits = false,
+            "ColumnRef" => match (n.names("fields").as_deref(), n.location()) {
+                (Some([name]), Some(at)) => references.push((at, name.clone())),
+                _ => fits = false,
+            },
+            _ => {}
+        }
+        fits
+    });
+    if !fits {
+        return None;
+    }
+    references.sort();
+    let mut text = String::new();
+    let mut at = HEAD.len();
+    for (start, name) in references {
+        let token = parsed.token(parsed.token_at(start)?)?;
+        text.push_str(parsed.text.get(at..start)?);
+        text.push_str(&quote(map.get(&name)?));
+        at = token.end;
+    }
+    text.push_str(parsed.text.get(at..)?);
+    Some(text)
+}

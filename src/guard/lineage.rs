@@ -1,0 +1,422 @@
+//! Which relations are protected, from the policy and the catalog: tables the policy names, their partitions, children and
+//! parents, and views over any of them, with the class that each column inherits (DESIGN §4).
+//!
+//! A view's column that *is* a classified column keeps its class; one that is computed from classified columns is
+//! masked whole unless all of them are clear. What can't be read is opaque: refused to whoever has anything masked.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::parse::{self, Parsed};
+use super::protected::{FilterSource, PersonKey, Protected, ProtectedColumn, Source};
+use super::scope::{Lookup, Stop, Treated, Walk};
+use super::tree::Tree;
+use crate::catalog::{Catalog, Oid, Relation, RelationKind, RelationName};
+use crate::policy::Policy;
+use crate::wire::Refusal;
+
+/// All protected relations by oid.
+#[must_use]
+pub fn protected_relations(policy: &Policy, catalog: &Catalog) -> HashMap<Oid, Arc<Protected>> {
+    let maker = Maker {
+        policy,
+        catalog,
+        done: RefCell::new(HashMap::new()),
+        open: RefCell::new(BTreeSet::new()),
+    };
+    let mut oids: Vec<Oid> = catalog.relations.keys().copied().collect();
+    oids.sort_unstable();
+    for oid in oids {
+        if let Some(relation) = catalog.relations.get(&oid) {
+            maker.of(relation);
+        }
+    }
+    maker
+        .done
+        .into_inner()
+        .into_iter()
+        .filter_map(|(oid, p)| Some((oid, p?)))
+        .collect()
+}
+
+struct Maker<'m> {
+    policy: &'m Policy,
+    catalog: &'m Catalog,
+    done: RefCell<HashMap<Oid, Option<Arc<Protected>>>>,
+    open: RefCell<BTreeSet<Oid>>,
+}
+
+impl Maker<'_> {
+    fn of(&self, relation: &Relation) -> Option<Arc<Protected>> {
+        if let Some(known) = self.done.borrow().get(&relation.oid) {
+            return known.clone();
+        }
+        if !self.open.borrow_mut().insert(relation.oid) {
+            return None; // PostgreSQL has no cyclic views
+        }
+        let made = match relation.kind {
+            RelationKind::View | RelationKind::MaterializedView => self.view(relation),
+            RelationKind::Table | RelationKind::PartitionedTable | RelationKind::ForeignTable => self.table(relation),
+            RelationKind::Sequence | RelationKind::Toast | RelationKind::CompositeType => None,
+        };
+        let made = made.map(Arc::new);
+        self.open.borrow_mut().remove(&relation.oid);
+        self.done.borrow_mut().insert(relation.oid, made.clone());
+        made
+    }
+
+    /// Relations connected by inheritance or partitioning: they show each other's rows.
+    fn family(&self, relation: &Relation) -> (Vec<Oid>, BTreeSet<Oid>) {
+        let up = self.closure(relation.oid, |r| &r.parents);
+        let down = self.closure(relation.oid, |r| &r.children);
+        let mut all: Vec<Oid> = vec![relation.oid];
+        all.extend(up.iter().chain(&down).filter(|o| **o != relation.oid));
+        (all, down)
+    }
+
+    fn closure(&self, start: Oid, next: impl Fn(&Relation) -> &Vec<Oid>) -> BTreeSet<Oid> {
+        let mut found = BTreeSet::new();
+        let mut queue = vec![start];
+        while let Some(oid) = queue.pop() {
+            for other in self.catalog.relations.get(&oid).map(&next).into_iter().flatten() {
+                if found.insert(*other) {
+                    queue.push(*other);
+                }
+            }
+        }
+        found
+    }
+
+    fn table(&self, relation: &Relation) -> Option<Protected> {
+        let (family, below) = self.family(relation);
+        let rules: Vec<(&RelationName, &crate::policy::TableRule, bool)> = family
+            .iter()
+            .filter_map(|oid| {
+                let name = &self.catalog.relations.get(oid)?.name;
+                Some((
+                    name,
+                    self.policy.tables.get(name)?,
+                    below.contains(oid) && *oid != relation.oid,
+                ))
+            })
+            .collect();
+        let (_, first, _) = rules.first()?;
+        let person = rules
+            .iter()
+            .find_map(|(_, rule, _)| rule.person.clone().filter(|p| relation.column(p).is_some()));
+        let not_null = person
+            .as_ref()
+            .and_then(|p| relation.column(p))
+            .is_some_and(|c| c.not_null);
+        let key = PersonKey {
+            space: Arc::from(format!("{}.{}", first.of.schema, first.of.name)),
+            column: person,
+            not_null,
+            many: false,
+        };
+        let columns = relation
+            .columns
+            .iter()
+            .map(|column| {
+                let source = rules.iter().find_map(|(name, rule, _)| {
+                    Some(Source {
+                        class: rule.columns.get(&column.name)?.clone(),
+                        relation: (*name).clone(),
+                        column: column.name.clone(),
+                    })
+                });
+                ProtectedColumn {
+                    column: column.clone(),
+                    sources: source.into_iter().collect(),
+                    identity: true,
+                    key: 0,
+                }
+            })
+            .collect();
+        let own: BTreeMap<String, String> = relation
+            .columns
+            .iter()
+            .map(|c| (c.name.clone(), c.name.clone()))
+            .collect();
+        let filters = rules
+            .iter()
+            .map(|(name, _, below)| FilterSource {
+                relation: (*name).clone(),
+                // A filter on a child alone can't be put on its parent, which has the rows of other children too.
+                columns: (!below).then(|| own.clone()),
+            })
+            .collect();
+        Some(Protected {
+            oid: relation.oid,
+            name: relation.name.clone(),
+            columns,
+            keys: vec![key],
+            filters,
+            opaque: None,
+        })
+    }
+
+    fn view(&self, relation: &Relation) -> Option<Protected> {
+        let own = self.policy.tables.get(&relation.name);
+        let derived = match &relation.view_definition {
+            None => Err(Vec::new()),
+            Some(text) => self.definition(relation, text),
+        };
+        let mut made = match derived {
+            Ok(made) => made,
+            Err(reached) => {
+                // A definition that can't be followed: everything it reaches may be in every column.
+                if reached.is_empty() {
+                    None
+                } else {
+                    Some(self.blurred(relation, &reached))
+                }
+            }
+        };
+        if let Some(rule) = own {
+            // The policy classifies the view's own columns: that stands beside what they inherit.
+            let protected = made.get_or_insert_with(|| self.bare(relation));
+            let index = protected.keys.len();
+            protected.keys.push(PersonKey {
+                space: Arc::from(format!("{}.{}", rule.of.schema, rule.of.name)),
+                column: rule.person.clone().filter(|p| relation.column(p).is_some()),
+                not_null: false,
+                many: false,
+            });
+            for column in &mut protected.columns {
+                if let Some(class) = rule.columns.get(&column.column.name) {
+                    column.sources = vec![Source {
+                        class: class.clone(),
+                        relation: relation.name.clone(),
+                        column: column.column.name.clone(),
+                    }];
+                    column.identity = true;
+                    column.key = index;
+                }
+            }
+            let all = relation
+                .columns
+                .iter()
+                .map(|c| (c.name.clone(), c.name.clone()))
+                .collect();
+            protected.filters.push(FilterSource {
+                relation: relation.name.clone(),
+                columns: Some(all),
+            });
+        }
+        made
+    }
+
+    fn bare(&self, relation: &Relation) -> Protected {
+        Protected {
+            oid: relation.oid,
+            name: relation.name.clone(),
+            columns: relation
+                .columns
+                .iter()
+                .map(|c| ProtectedColumn {
+                    column: c.clone(),
+                    sources: Vec::new(),
+                    identity: false,
+                    key: 0,
+                })
+                .collect(),
+            keys: Vec::new(),
+            filters: Vec::new(),
+            opaque: None,
+        }
+    }
+
+    fn blurred(&self, relation: &Relation, reached: &[Arc<Protected>]) -> Protected {
+        let mut protected = self.bare(relation);
+        let mut sources: Vec<Source> = reached
+            .iter()
+            .flat_map(|p| p.columns.iter().flat_map(|c| c.sources.clone()))
+            .collect();
+        sources.sort();
+        sources.dedup();
+        for column in &mut protected.columns {
+            column.sources.clone_from(&sources);
+        }
+        protected.keys.push(PersonKey {
+            space: Arc::from("?"),
+            column: None,
+            not_null: false,
+            many: true,
+        });
+        protected.filters = reached
+            .iter()
+            .flat_map(|p| {
+                p.filters.iter().map(|f| FilterSource {
+                    relation: f.relation.clone(),
+                    columns: None,
+                })
+            })
+            .collect();
+        protected.opaque = Some("its definition is in a form that Menshen cannot follow".to_owned());
+        protected
+    }
+
+    /// The lineage of a view. `Err` holds the protected relations it reaches where the definition can't be followed.
+    fn definition(&self, relation: &Relation, text: &str) -> Result<Option<Protected>, Vec<Arc<Protected>>> {
+        let parsed = parse::parse(text).map_err(|_| Vec::new())?;
+        let [statement] = parsed.statements.as_slice() else {
+            return Err(Vec::new());
+        };
+        let select = statement.field("stmt");
+        let reached = self.reached(&parsed);
+        if reached.is_empty() {
+            return Ok(None);
+        }
+        match Walk::query(self, &parsed, select, false) {
+            Ok((walk, output)) => Ok(Some(self.from_walk(relation, &walk, &output))),
+            Err(Stop::Refuse(_) | Stop::Missing(..) | Stop::Again) => Err(reached),
+        }
+    }
+
+    /// Protected relations named anywhere in a definition (CTE names that hide one only add to it).
+    fn reached(&self, parsed: &Parsed) -> Vec<Arc<Protected>> {
+        let mut reached = Vec::new();
+        for statement in &parsed.statements {
+            statement.walk(&mut |n| {
+                if n.kind() == "RangeVar" {
+                    let schema = n.text("schemaname");
+                    let schema = (!schema.is_empty()).then_some(schema);
+                    if let Some(found) = self.catalog.resolve(schema, n.text("relname"), self.path())
+                        && let Some(protected) = self.of(found)
+                    {
+                        reached.push(protected);
+                    }
+                }
+                true
+            });
+        }
+        reached
+    }
+
+    fn from_walk(&self, relation: &Relation, walk: &Walk<'_>, output: &super::scope::Output) -> Protected {
+        let mut protected = self.bare(relation);
+        let regular =
+            output.columns.len() == protected.columns.len() && output.columns.iter().all(|c| c.name.is_some());
+        let everything: super::scope::Taint = output.columns.iter().flat_map(|c| c.taint.iter().copied()).collect();
+        // One key per scan and person of the scan; a view column that is the scan's person column names it.
+        let mut keys: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+        for (index, column) in protected.columns.iter_mut().enumerate() {
+            let out = if regular { output.columns.get(index) } else { None };
+            let taint = out.map_or(&everything, |o| &o.taint);
+            for atom in taint {
+                let Some(scan) = walk.scans.get(atom.scan) else {
+                    continue;
+                };
+                let Some(base) = scan.protected.column(atom.attnum) else {
+                    continue;
+                };
+                column.sources.extend(base.sources.iter().cloned());
+                column.identity = out.is_some_and(|o| o.identity == Some(*atom)) && base.identity;
+                let next = keys.len();
+                column.key = *keys.entry((atom.scan, base.key)).or_insert(next);
+            }
+            column.sources.sort();
+            column.sources.dedup();
+            if taint.len() > 1 {
+                column.identity = false;
+            }
+        }
+        let mut ordered: Vec<((usize, usize), usize)> = keys.into_iter().collect();
+        ordered.sort_by_key(|(_, index)| *index);
+        for ((scan_id, key_index), _) in ordered {
+            let scan = walk.scans.get(scan_id);
+            let base = scan.and_then(|s| s.protected.keys.get(key_index));
+            let person = base.and_then(|k| k.column.as_ref()).and_then(|name| {
+                let attnum = scan?
+                    .protected
+                    .columns
+                    .iter()
+                    .find(|c| c.column.name == *name)?
+                    .column
+                    .attnum;
+                let place = output
+                    .columns
+                    .iter()
+                    .position(|o| o.identity == Some(super::scope::Atom { scan: scan_id, attnum }))?;
+                regular.then(|| relation.columns.get(place).map(|c| c.name.clone()))?
+            });
+            protected.keys.push(PersonKey {
+                space: base.map_or_else(|| Arc::from("?"), |k| Arc::clone(&k.space)),
+                many: person.is_none() && (!output.plain || output.packed || base.is_some_and(|k| k.many)),
+                column: person,
+                not_null: false,
+            });
+        }
+        if protected
+            .columns
+            .iter()
+            .any(|c| c.sources.iter().len() > 1 && c.key > 0)
+            && protected.keys.len() > 1
+        {
+            // A column that mixes people of several scans is counted under the last of them and every row besides.
+            for key in &mut protected.keys {
+                if key.column.is_none() {
+                    key.many = true;
+                }
+            }
+        }
+        for (id, scan) in walk.scans.iter().enumerate() {
+            for filter in &scan.protected.filters {
+                let columns = match (&filter.columns, scan.simple && output.plain && regular) {
+                    (Some(map), true) => Some(
+                        map.iter()
+                            .filter_map(|(base, own)| {
+                                let attnum = scan
+                                    .protected
+                                    .columns
+                                    .iter()
+                                    .find(|c| c.column.name == *own)?
+                                    .column
+                                    .attnum;
+                                let place = output
+                                    .columns
+                                    .iter()
+                                    .position(|o| o.identity == Some(super::scope::Atom { scan: id, attnum }))?;
+                                Some((base.clone(), relation.columns.get(place)?.name.clone()))
+                            })
+                            .collect(),
+                    ),
+                    (Some(_), false) | (None, _) => None,
+                };
+                protected.filters.push(FilterSource {
+                    relation: filter.relation.clone(),
+                    columns,
+                });
+            }
+            if let Some(reason) = &scan.protected.opaque {
+                protected.opaque = Some(reason.clone());
+            }
+        }
+        protected
+    }
+}
+
+impl Lookup for Maker<'_> {
+    fn catalog(&self) -> &Catalog {
+        self.catalog
+    }
+    fn path(&self) -> &[String] {
+        // Definitions are printed under an empty search_path: only pg_catalog goes unqualified.
+        static PATH: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| vec!["pg_catalog".to_owned()]);
+        &PATH
+    }
+    fn protected(&self, relation: &Relation) -> Result<Option<Arc<Protected>>, Refusal> {
+        Ok(self.of(relation))
+    }
+    fn treat(&self, _: &Arc<Protected>) -> Result<Treated, Refusal> {
+        Ok(Treated::default())
+    }
+    fn function(&self, _: &[String], _: &Tree) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn metered(&self) -> bool {
+        false
+    }
+}

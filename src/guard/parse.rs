@@ -1,0 +1,163 @@
+//! Reading a text with PostgreSQL's own grammar, within limits that are checked before anything is parsed.
+//!
+//! Bytes, tokens and statements are counted with the scanner first: a parse costs memory in proportion to them
+//! (PARSERS.md §5). The recursion of a deep tree is bounded by the C parser's own stack guard; decoding it needs a deep stack, which
+//! the server's threads have.
+
+use pg_query::protobuf::{ParseResult, ScanToken, Token};
+
+use super::tree::Tree;
+use crate::wire::Refusal;
+
+/// Most bytes of one query string.
+pub const STATEMENT_BYTES_MAX: usize = 256 * 1024;
+/// Most tokens of one query string.
+pub const TOKENS_MAX: usize = 60_000;
+/// Most statements of one query string.
+pub const STATEMENTS_MAX: usize = 500;
+
+/// A text with its tokens (comments left out) and its trees.
+pub struct Parsed {
+    /// The text.
+    pub text: String,
+    /// Tokens in order, without comments.
+    pub tokens: Vec<ScanToken>,
+    /// PostgreSQL's tree, typed.
+    pub typed: ParseResult,
+    /// The same as plain data: one `RawStmt` per statement.
+    pub statements: Vec<Tree>,
+}
+
+impl Parsed {
+    /// The part of the text that a token covers.
+    #[must_use]
+    pub fn slice(&self, start: usize, end: usize) -> &str {
+        self.text.get(start..end).unwrap_or("")
+    }
+
+    /// Index of the token that begins at a byte offset.
+    #[must_use]
+    pub fn token_at(&self, offset: usize) -> Option<usize> {
+        let offset = i32::try_from(offset).ok()?;
+        self.tokens.binary_search_by_key(&offset, |t| t.start).ok()
+    }
+
+    /// A token by index.
+    #[must_use]
+    pub fn token(&self, index: usize) -> Option<Tok> {
+        let token = self.tokens.get(index)?;
+        Some(Tok {
+            kind: Token::try_from(token.token).ok()?,
+            start: usize::try_from(token.start).ok()?,
+            end: usize::try_from(token.end).ok()?,
+        })
+    }
+}
+
+/// One token: its kind and its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tok {
+    /// Kind by PostgreSQL's scanner.
+    pub kind: Token,
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+/// Reads a text.
+///
+/// # Errors
+/// 54000 beyond a limit; 42601 with PostgreSQL's own words where the grammar does not accept it.
+pub fn parse(text: &str) -> Result<Parsed, Refusal> {
+    if text.len() > STATEMENT_BYTES_MAX {
+        return Err(too_much(
+            "statement-bytes",
+            &format!("query string is longer than {STATEMENT_BYTES_MAX} bytes"),
+        ));
+    }
+    if text.contains('\0') {
+        return Err(syntax("query string holds a zero byte", None));
+    }
+    let tokens = pg_query::scan_tokens(text).map_err(|e| syntax(&plain(&e), None))?;
+    if tokens.len() > TOKENS_MAX {
+        return Err(too_much(
+            "statement-tokens",
+            &format!("query string has more than {TOKENS_MAX} tokens"),
+        ));
+    }
+    let separators = tokens.iter().filter(|t| t.token == Token::Ascii59 as i32).count();
+    if separators > STATEMENTS_MAX {
+        return Err(too_much(
+            "statement-count",
+            &format!("query string has more than {STATEMENTS_MAX} statements"),
+        ));
+    }
+    let typed = pg_query::parse(text, pg_query::ParserOptions::default())
+        .map_err(|e| syntax(&plain(&e), None))?
+        .protobuf;
+    let statements = typed
+        .stmts
+        .iter()
+        .map(Tree::of)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| {
+            Refusal::unsupported(
+                "parse-tree",
+                e.to_string(),
+                "report this statement to the Menshen project",
+            )
+        })?;
+    let tokens = tokens
+        .into_iter()
+        .filter(|t| t.token != Token::SqlComment as i32 && t.token != Token::CComment as i32)
+        .collect();
+    Ok(Parsed {
+        text: text.to_owned(),
+        tokens,
+        typed,
+        statements,
+    })
+}
+
+fn plain(error: &pg_query::Error) -> String {
+    match error {
+        pg_query::Error::Parse(message) | pg_query::Error::Scan(message) | pg_query::Error::Split(message) => {
+            message.clone()
+        }
+        pg_query::Error::Conversion(_) => "query string holds a zero byte".to_owned(),
+        pg_query::Error::Decode(_) => "statement is nested too deeply to be judged".to_owned(),
+        pg_query::Error::InvalidJson(_) | pg_query::Error::InvalidPointer | pg_query::Error::IsUtility(_) => {
+            "statement cannot be read".to_owned()
+        }
+    }
+}
+
+/// A syntax error in PostgreSQL's words. The words may quote the client's own text; they come from the client itself.
+fn syntax(message: &str, position: Option<u32>) -> Refusal {
+    Refusal {
+        sqlstate: "42601",
+        rule: "syntax",
+        message: message.to_owned(),
+        hint: "PostgreSQL's grammar does not accept this text; nothing was sent to the server".into(),
+        position,
+        incident: false,
+    }
+}
+
+fn too_much(rule: &'static str, message: &str) -> Refusal {
+    Refusal {
+        sqlstate: "54000",
+        rule,
+        message: message.to_owned(),
+        hint: "send it in smaller parts; a bulk load belongs into COPY".into(),
+        position: None,
+        incident: false,
+    }
+}
+
+/// `"name"`, with quotes inside doubled.
+#[must_use]
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

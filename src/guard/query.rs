@@ -1,0 +1,312 @@
+//! Queries: SELECT, VALUES, TABLE, and what PREPARE holds.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::plan::{ColumnReport, RelationReport, Report, StatementKind, StatementPlan};
+use super::protected::Kind;
+use super::scope::{Atom, Output, Scan, Walk};
+use super::tree::Tree;
+use super::{Judged, Subject, Verdict, edit, insert, statement, verify};
+use crate::catalog::Oid;
+use crate::ledger::Categories;
+use crate::meter::{HiddenColumn, KeyShape, MeterSpec};
+use crate::wire::Refusal;
+
+/// A query as a whole statement (`tree` is the SelectStmt; the statement around it may be PREPARE).
+pub(super) fn select(subject: &Subject<'_>, tree: &Tree) -> Result<Judged, Verdict> {
+    subject.functions()?;
+    if !subject.touches()? {
+        let mut judged = subject.forward(StatementKind::Query);
+        judged.plan.context_free = is_context_free(tree);
+        judged.plan.ddl = !tree.field("into_clause").is_null();
+        return Ok(judged);
+    }
+    subject.reserved_names()?;
+    let (walk, output) = Walk::query(subject.judge, subject.parsed, tree, true)?;
+    all_accounted(subject, &walk)?;
+    if walk.scans.is_empty() {
+        return Ok(subject.forward(StatementKind::Query));
+    }
+    let meter = meter(&walk, &output)?;
+    finish(subject, &walk, &shown(&output), meter, StatementKind::Query)
+}
+
+/// `PREPARE name AS …`
+pub(super) fn prepare(subject: &Subject<'_>) -> Result<Judged, Verdict> {
+    let inner = subject.tree.field("query");
+    let name = subject.tree.text("name").to_owned();
+    let class = match inner.kind() {
+        "SelectStmt" => statement::Class::Query,
+        "InsertStmt" => statement::Class::Insert,
+        "UpdateStmt" | "DeleteStmt" | "MergeStmt" => statement::Class::Modify,
+        _ => statement::Class::NotAStatement,
+    };
+    let within = Subject { class, ..*subject };
+    let mut judged = match class {
+        statement::Class::Query => select(&within, inner)?,
+        statement::Class::Insert => insert::insert(&within, inner)?,
+        statement::Class::Modify => super::utility::other(&within)?,
+        _ => {
+            return Err(Refusal::unsupported(
+                "prepare",
+                "PREPARE of this kind of statement",
+                "send the statement itself",
+            )
+            .into());
+        }
+    };
+    // Preparing runs nothing: what the inner statement may change, it changes when it is executed.
+    let plan = StatementPlan {
+        kind: StatementKind::Prepare {
+            name,
+            inner: Arc::new(judged.plan.clone()),
+            source: Arc::from(subject.parsed.slice(subject.range.0, subject.range.1)),
+        },
+        meter: Arc::default(),
+        may_change_settings: false,
+        ddl: false,
+        context_free: false,
+        ..judged.plan
+    };
+    judged.plan = plan;
+    Ok(judged)
+}
+
+/// The end of every edit: splice, read again, report.
+pub(super) fn finish(
+    subject: &Subject<'_>,
+    walk: &Walk<'_>,
+    shown: &BTreeSet<Atom>,
+    meter: MeterSpec,
+    kind: StatementKind,
+) -> Result<Judged, Verdict> {
+    let fence = walk.scans.iter().any(|s| s.filter.is_some()) && may_leak(subject.tree, &subject.judge.ground.catalog);
+    let edit = edit::edit(subject.parsed, walk, subject.judge.request.token, fence, subject.range)?;
+    let edited = !edit.intents.is_empty();
+    if edited {
+        verify::verify(subject.tree, &edit.text, &edit.intents)?;
+    }
+    let mut cleared: HashSet<(Oid, i16)> = HashSet::new();
+    for scan in &walk.scans {
+        for (column, treatment) in scan.protected.columns.iter().zip(&scan.treatments) {
+            if treatment.as_ref().is_some_and(|t| t.kind == Kind::Clear) {
+                cleared.insert((scan.protected.oid, column.column.attnum));
+            }
+        }
+    }
+    let mut judged = subject.forward(kind);
+    judged.text = edited.then_some(edit.text);
+    judged.plan.trip_wire = subject.trip_wire(cleared);
+    judged.plan.scrub = walk.scans.iter().any(|s| s.replaced);
+    judged.plan.report = Arc::new(Report {
+        fingerprint: judged.plan.report.fingerprint.clone(),
+        action: if edited { "edit" } else { "forward" },
+        relations: reports(subject, walk, shown),
+        charges: charges(subject, &meter),
+    });
+    judged.plan.meter = Arc::new(meter);
+    Ok(judged)
+}
+
+/// Columns that reach the answer.
+fn shown(output: &Output) -> BTreeSet<Atom> {
+    output.columns.iter().flat_map(|c| c.taint.iter().copied()).collect()
+}
+
+/// Whom the answer's rows show.
+fn meter(walk: &Walk<'_>, output: &Output) -> Result<MeterSpec, Refusal> {
+    let mut by_key: BTreeMap<(usize, usize), Categories> = BTreeMap::new();
+    for atom in shown(output) {
+        let Some(scan) = walk.scans.get(atom.scan) else {
+            continue;
+        };
+        let counts = walk.counts(atom);
+        if counts.is_empty() {
+            continue;
+        }
+        let key = scan.protected.column(atom.attnum).map_or(0, |c| c.key);
+        let entry = by_key.entry((atom.scan, key)).or_default();
+        *entry = entry.union(counts);
+    }
+    let space = |key: &(usize, usize)| {
+        walk.scans
+            .get(key.0)
+            .and_then(|s| s.protected.keys.get(key.1))
+            .map_or_else(|| Arc::from("?"), |k| Arc::clone(&k.space))
+    };
+    let mut spec = MeterSpec::default();
+    let mut carried = BTreeSet::new();
+    for hidden in &output.hidden {
+        carried.insert(hidden.key);
+        spec.hidden.push(HiddenColumn {
+            name: hidden.name.clone(),
+            shape: hidden.shape,
+            space: space(&hidden.key),
+            categories: by_key.get(&hidden.key).copied().unwrap_or(Categories::NONE),
+        });
+    }
+    for (key, categories) in &by_key {
+        if carried.contains(key) {
+            continue;
+        }
+        if output.packed {
+            return Err(Refusal::unsupported(
+                "cannot-be-metered",
+                "this query packs clear values of many people into one value, and they could not be counted",
+                "select the rows themselves, or put sub-queries into FROM",
+            ));
+        }
+        spec.per_row.push((space(key), *categories));
+    }
+    Ok(spec)
+}
+
+/// The walk must have understood exactly the relations that stand in the tree.
+pub(super) fn all_accounted(subject: &Subject<'_>, walk: &Walk<'_>) -> Result<(), Refusal> {
+    let mut standing: BTreeSet<usize> = BTreeSet::new();
+    let mut placeless = false;
+    subject.tree.walk(&mut |n| {
+        if n.kind() == "RangeVar" {
+            match n.location() {
+                Some(at) => {
+                    standing.insert(at);
+                }
+                None => placeless = true,
+            }
+        }
+        true
+    });
+    if placeless || !standing.is_subset(&walk.seen) {
+        return Err(Refusal {
+            incident: true,
+            ..Refusal::unsupported(
+                "relation-not-accounted",
+                "Menshen did not understand the place of every relation in this statement",
+                "write it in another form; the security team has been told",
+            )
+        });
+    }
+    Ok(())
+}
+
+/// A query that names nothing: no relation, function or setting. It may be judged while settings are unknown.
+fn is_context_free(tree: &Tree) -> bool {
+    let mut free = true;
+    tree.walk(&mut |n| {
+        free &= !matches!(
+            n.kind(),
+            "RangeVar" | "FuncCall" | "TypeCast" | "AExpr" | "CollateClause" | "TypeName"
+        );
+        free
+    });
+    free
+}
+
+/// Whether the query's own conditions could tell something about rows that a row filter hides, were the planner to run them
+/// first: anything but plain comparisons of columns, constants and parameters might raise an error or a notice.
+fn may_leak(tree: &Tree, catalog: &crate::catalog::Catalog) -> bool {
+    const PLAIN: [&str; 6] = ["=", "<>", "<", ">", "<=", ">="];
+    let mut leaks = false;
+    tree.walk(&mut |n| {
+        match n.kind() {
+            "FuncCall" | "SubLink" | "TypeCast" | "CaseExpr" | "AIndirection" | "CollateClause" | "RowExpr"
+            | "XmlExpr" | "CoalesceExpr" | "MinMaxExpr" => leaks = true,
+            "AExpr" => {
+                // 1: a plain operator, 7: IN.
+                let known = matches!(n.int("kind"), 1 | 7);
+                let names = n.names("name").unwrap_or_default();
+                let plain = matches!(names.as_slice(), [one] if PLAIN.contains(&one.as_str()));
+                let own = names.last().is_some_and(|o| catalog.operators.contains_key(o));
+                leaks |= !known || !plain || own;
+            }
+            _ => {}
+        }
+        !leaks
+    });
+    leaks
+}
+
+fn reports(subject: &Subject<'_>, walk: &Walk<'_>, shown: &BTreeSet<Atom>) -> Vec<RelationReport> {
+    let mut by_relation: BTreeMap<String, RelationReport> = BTreeMap::new();
+    for (id, scan) in walk.scans.iter().enumerate() {
+        let name = format!("{}.{}", scan.protected.name.schema, scan.protected.name.name);
+        let columns = columns_of(subject, scan, id, walk, shown);
+        let entry = by_relation.entry(name.clone()).or_insert_with(|| RelationReport {
+            relation: name,
+            row_filter: scan.filter.as_ref().map(|(rule, _)| rule.clone()),
+            columns: columns.clone(),
+        });
+        for (old, new) in entry.columns.iter_mut().zip(columns) {
+            old.shown |= new.shown;
+        }
+    }
+    by_relation.into_values().collect()
+}
+
+fn columns_of(
+    subject: &Subject<'_>,
+    scan: &Scan,
+    id: usize,
+    walk: &Walk<'_>,
+    shown: &BTreeSet<Atom>,
+) -> Vec<ColumnReport> {
+    scan.protected
+        .columns
+        .iter()
+        .zip(&scan.treatments)
+        .filter_map(|(column, treatment)| {
+            let treatment = treatment.as_ref()?;
+            let atom = Atom {
+                scan: id,
+                attnum: column.column.attnum,
+            };
+            Some(ColumnReport {
+                column: column.column.name.clone(),
+                class: treatment.class.clone(),
+                treatment: treatment.kind.describe(),
+                rule: treatment.rule.clone(),
+                counts: category_names(subject, walk.counts(atom)),
+                shown: shown.contains(&atom),
+            })
+        })
+        .collect()
+}
+
+fn category_names(subject: &Subject<'_>, categories: Categories) -> Option<String> {
+    let pack = subject.judge.ground.pack.as_ref()?;
+    let names: Vec<&str> = pack
+        .categories
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| categories.0 & (1 << bit) != 0)
+        .map(|(_, c)| c.name.as_str())
+        .collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+fn charges(subject: &Subject<'_>, meter: &MeterSpec) -> Vec<String> {
+    let mut lines = Vec::new();
+    for hidden in &meter.hidden {
+        let Some(categories) = category_names(subject, hidden.categories) else {
+            continue;
+        };
+        let how = match hidden.shape {
+            KeyShape::One => "one person a row",
+            KeyShape::List => "every person of the row's list",
+            KeyShape::Count => "rows counted as new people (over-counts)",
+        };
+        lines.push(format!(
+            "hidden column {}: {how}, people of {}, category {categories}",
+            hidden.name, hidden.space
+        ));
+    }
+    for (space, categories) in &meter.per_row {
+        if let Some(categories) = category_names(subject, *categories) {
+            lines.push(format!(
+                "each row counts as a new person of {space}, category {categories} (over-counts)"
+            ));
+        }
+    }
+    lines
+}
