@@ -104,7 +104,7 @@ impl Kind {
     pub fn describe(&self) -> String {
         match self {
             Self::Clear => "clear".to_owned(),
-            Self::Mask(spec) => format!("{spec:?}"),
+            Self::Mask(spec) => spec.to_string(),
             Self::Deny => "deny".to_owned(),
         }
     }

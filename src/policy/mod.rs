@@ -1,45 +1,29 @@
 //! The policy: one TOML file a security team can read aloud, resolved into [`Policy`], and the pure decision.
 //!
-//! [`raw`] is the file as written; [`Policy::load`] resolves it and reports every mistake at once, with file, line
-//! and a suggestion. [`Policy::standing`] says which grants a principal holds now, under its declared purpose;
-//! [`decide`] says what happens to one column, and why. Nothing here knows SQL or sockets.
+//! `load.rs` reads the file and reports every mistake at once, with file, line and a suggestion. [`Policy::standing`] says
+//! which grants a principal holds now, under its declared purpose; [`decide`] says what happens to one column, and why.
+//! Nothing here knows SQL or sockets, and `now` is an argument.
 
+mod hours;
+mod load;
 pub mod mask_spec;
+pub mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use globset::GlobMatcher;
+use ipnet::IpNet;
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use regex::Regex;
 
 use crate::catalog::RelationName;
 use crate::principal::{Declared, Principal};
+use hours::Hours;
 pub use mask_spec::MaskSpec;
+pub use reader::{Problem, Severity};
 
-/// A mistake or a warning in a configuration or policy file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The file, as given.
-    pub file: PathBuf,
-    /// 1-based line and column; 0 where the problem has no place.
-    pub line: u32,
-    /// 1-based column in characters.
-    pub column: u32,
-    /// Errors stop the load; warnings are printed.
-    pub severity: Severity,
-    /// Lower case, no full stop, user input in backticks.
-    pub message: String,
-    /// e.g. ``did you mean `phone`?``
-    pub suggestion: Option<String>,
-}
-
-/// How bad a [`Problem`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    /// The file cannot be used.
-    Error,
-    /// The file can be used; somebody should look.
-    Warning,
-}
-
-/// Index of a grant in [`Policy::grants`]; rule ids in reasons are `grant 3` with the line of the file.
+/// Index of a grant in [`Policy::grants`].
 pub type GrantIndex = usize;
 
 /// A kind of personal data.
@@ -51,6 +35,8 @@ pub struct Class {
     pub category: Option<String>,
     /// Default mask.
     pub mask: MaskSpec,
+    /// Line of the file.
+    pub line: u32,
 }
 
 /// What the policy says of one relation under `[tables."schema.name"]`.
@@ -62,6 +48,100 @@ pub struct TableRule {
     pub of: RelationName,
     /// Classified columns: column → class name.
     pub columns: BTreeMap<String, String>,
+    /// Line of the file.
+    pub line: u32,
+    /// Lines of the columns.
+    pub column_lines: BTreeMap<String, u32>,
+}
+
+/// A role of the policy.
+#[derive(Debug, Clone)]
+pub(crate) struct Role {
+    logins: Vec<GlobMatcher>,
+    groups: Vec<GlobMatcher>,
+    purpose: Option<String>,
+}
+
+/// A purpose and what it requires.
+#[derive(Debug, Clone)]
+pub(crate) struct Purpose {
+    require: Vec<(String, Regex, String)>,
+    networks: Vec<IpNet>,
+    hours: Option<Hours>,
+}
+
+/// What a login that no role names gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownLogins {
+    /// Refused protected relations altogether.
+    #[default]
+    Deny,
+    /// Everything classified is masked.
+    Mask,
+}
+
+/// Which columns a `clear` or `deny` entry means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    All,
+    Class(String),
+    Relation(RelationName),
+    Column(RelationName, String),
+}
+
+impl Scope {
+    fn covers(&self, class: &str, relation: &RelationName, column: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Class(name) => name == class,
+            Self::Relation(name) => name == relation,
+            Self::Column(name, own) => name == relation && own == column,
+        }
+    }
+}
+
+/// One `[[grants]]` entry, resolved.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// Line of the file where it begins.
+    pub line: u32,
+    /// Role it is for.
+    pub role: String,
+    /// Purpose under which it holds; `None` holds under any and none.
+    pub purpose: Option<String>,
+    /// Row filters: relation → SQL boolean expression over that relation's columns.
+    pub rows: BTreeMap<RelationName, String>,
+    /// Where several grants speak of one column or relation, the lowest order wins.
+    pub order: Option<i64>,
+    pub(crate) clear: Vec<Scope>,
+    pub(crate) deny: Vec<Scope>,
+    pub(crate) hours: Option<Hours>,
+    pub(crate) until: Option<Date>,
+}
+
+/// A sanction that art. 5(1)(9) of 法释〔2017〕10号 counts: criminal ever, administrative within two years.
+#[derive(Debug, Clone)]
+pub(crate) struct Sanction {
+    login: GlobMatcher,
+    criminal: bool,
+    on: Date,
+}
+
+/// A limit that applies to a principal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limit {
+    /// Stable name for alerts and audit, e.g. `limit at line 60`.
+    pub name: String,
+    /// Length of the rolling window.
+    pub window: Duration,
+    /// As written, e.g. `30d`.
+    pub window_text: String,
+    /// Level of the threshold pack that is 1.0; `serious_insider` by default.
+    pub level: String,
+    /// Shares of the line at which to alert, ascending.
+    pub alert_at: Vec<f64>,
+    /// Share of the line whose reaching is not released.
+    pub stop_at: Option<f64>,
 }
 
 /// A resolved policy. Immutable; a reload makes a new one with a higher epoch.
@@ -81,35 +161,14 @@ pub struct Policy {
     pub grants: Vec<Grant>,
     /// Functions outside pg_catalog that the policy vouches for: `schema.name` globs (`[functions] trust = […]`).
     pub trusted_functions: Vec<String>,
-    // the rest (roles, purposes, limits, sanctions) is private to this module
+    pub(crate) roles: BTreeMap<String, Role>,
+    pub(crate) purposes: BTreeMap<String, Purpose>,
+    pub(crate) limits: Vec<(String, Limit)>,
+    pub(crate) sanctions: Vec<Sanction>,
 }
 
-/// `unknown_logins`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UnknownLogins {
-    /// Refused protected relations altogether.
-    #[default]
-    Deny,
-    /// Everything classified is masked.
-    Mask,
-}
-
-/// One `[[grants]]` entry, resolved.
-#[derive(Debug, Clone)]
-pub struct Grant {
-    /// Line of the file where it begins.
-    pub line: u32,
-    /// Role it is for.
-    pub role: String,
-    /// Purpose under which it holds; `None` holds under any and none.
-    pub purpose: Option<String>,
-    /// Row filters: relation → SQL boolean expression over that relation's columns.
-    pub rows: BTreeMap<RelationName, String>,
-    // clear, deny, hours, until … as the author needs
-}
-
-/// What a principal holds at a moment: part of the key under which plans are cached, so equal standings must mean
-/// equal decisions for every column and row filter.
+/// What a principal holds at a moment: part of the key under which plans are kept, so equal standings mean equal decisions
+/// for every column and row filter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Standing {
     /// Roles of the policy whose `logins` or `groups` match.
@@ -144,97 +203,229 @@ pub enum Treatment {
 pub struct Decision {
     /// What happens.
     pub treatment: Treatment,
-    /// Class of the column; `None` for a column that the policy does not classify (then `Clear`).
-    pub class: Option<String>,
-    /// The rule that decided, e.g. ``grant at line 41``, ``class `phone` default mask``, `unknown login`.
+    /// Class of the column.
+    pub class: String,
+    /// The rule that decided, e.g. `grant at line 41`, ``default mask of class `phone` ``, `unknown login`.
     pub rule: String,
-}
-
-/// A limit that applies to a principal.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limit {
-    /// Stable name for alerts and audit, e.g. `limit at line 60`.
-    pub name: String,
-    /// Length of the rolling window.
-    pub window: std::time::Duration,
-    /// As written, e.g. `30d`.
-    pub window_text: String,
-    /// Level of the threshold pack that is 1.0; `serious_insider` by default.
-    pub level: String,
-    /// Shares of the line at which to alert, ascending.
-    pub alert_at: Vec<f64>,
-    /// Share of the line whose reaching is not released.
-    pub stop_at: Option<f64>,
 }
 
 /// The rows a principal may see of one relation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowFilter {
-    /// SQL boolean expression over the relation's own columns; several are joined (OR between grants, each in parentheses).
+    /// SQL boolean expression over the relation's own columns.
     pub sql: String,
     /// The rules it comes from.
     pub rule: String,
 }
 
 impl Policy {
-    /// Reads and resolves a policy file.
-    ///
-    /// # Errors
-    /// Every mistake of the file at once.
-    pub fn load(path: &Path, epoch: u64) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let _ = (path, epoch);
-        Err(Vec::new())
-    }
-
     /// Which roles, purpose and grants are in force for a principal now.
     #[must_use]
-    pub fn standing(&self, principal: &Principal, declared: &Declared, now: jiff::Timestamp) -> Standing {
-        let _ = (principal, declared, now);
+    pub fn standing(&self, principal: &Principal, declared: &Declared, now: Timestamp) -> Standing {
+        let roles: BTreeSet<String> = self
+            .roles
+            .iter()
+            .filter(|(_, role)| {
+                role.logins.iter().any(|g| g.is_match(&principal.login))
+                    || principal
+                        .groups
+                        .iter()
+                        .any(|group| role.groups.iter().any(|g| g.is_match(group)))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut unmet = Vec::new();
+        let asked = declared.purpose().map(str::to_owned).or_else(|| {
+            roles
+                .iter()
+                .find_map(|r| self.roles.get(r).and_then(|r| r.purpose.clone()))
+        });
+        let purpose = asked.filter(|name| match self.purposes.get(name) {
+            None => {
+                unmet.push(format!("purpose `{name}` is not in the policy"));
+                false
+            }
+            Some(purpose) => purpose.met(name, principal, declared, now, &mut unmet),
+        });
+        let mut grants = BTreeSet::new();
+        for (index, grant) in self.grants.iter().enumerate() {
+            if !roles.contains(&grant.role) {
+                continue;
+            }
+            if grant.purpose.is_some() && grant.purpose != purpose {
+                if let Some(needed) = &grant.purpose
+                    && declared.purpose().is_none()
+                {
+                    unmet.push(format!(
+                        "grant at line {} needs purpose `{needed}` (SET menshen.purpose)",
+                        grant.line
+                    ));
+                }
+                continue;
+            }
+            if let Some(hours) = &grant.hours
+                && !hours.contains(now)
+            {
+                unmet.push(format!("grant at line {} holds only at {}", grant.line, hours.text()));
+                continue;
+            }
+            // The day named is the last on which it holds, everywhere on earth at the latest by UTC.
+            if grant
+                .until
+                .is_some_and(|until| now.to_zoned_datetime(TimeZone::UTC).date() > until)
+            {
+                unmet.push(format!("grant at line {} has expired", grant.line));
+                continue;
+            }
+            grants.insert(index);
+        }
         Standing {
-            roles: BTreeSet::new(),
-            known: false,
-            purpose: None,
-            grants: BTreeSet::new(),
-            unmet: Vec::new(),
+            known: !roles.is_empty(),
+            roles,
+            purpose,
+            grants,
+            unmet,
         }
     }
 
     /// Names of the settings (without `menshen.`) whose values decisions need: `purpose` and what purposes require.
     #[must_use]
     pub fn setting_names(&self) -> BTreeSet<String> {
-        BTreeSet::new()
+        let mut names = BTreeSet::from(["purpose".to_owned()]);
+        names.extend(
+            self.purposes
+                .values()
+                .flat_map(|p| p.require.iter().map(|(name, _, _)| name.clone())),
+        );
+        names
     }
 
-    /// The row filter on a relation; `None` means all rows. A role none of whose grants in force filters the relation sees all rows.
+    /// The row filter on a relation; `None` means all rows. Grants in force that filter it are alternatives (OR), unless an order
+    /// decides; where a grant in force clears something of the relation without filtering it, the filters of others still hold.
     #[must_use]
     pub fn row_filter(&self, standing: &Standing, relation: &RelationName) -> Option<RowFilter> {
-        let _ = (standing, relation);
-        None
+        let mut filters: Vec<(&Grant, &String)> = standing
+            .grants
+            .iter()
+            .filter_map(|i| self.grants.get(*i))
+            .filter_map(|g| Some((g, g.rows.get(relation)?)))
+            .collect();
+        if let Some(least) = filters.iter().filter_map(|(g, _)| g.order).min() {
+            filters.retain(|(g, _)| g.order == Some(least));
+        }
+        let rule = filters
+            .iter()
+            .map(|(g, _)| format!("grant at line {}", g.line))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let sql = match filters.as_slice() {
+            [] => return None,
+            [(_, one)] => (*one).clone(),
+            several => several
+                .iter()
+                .map(|(_, f)| format!("({f})"))
+                .collect::<Vec<_>>()
+                .join(" OR "),
+        };
+        Some(RowFilter { sql, rule })
     }
 
     /// Limits that apply, all of them at once.
     #[must_use]
     pub fn limits(&self, standing: &Standing) -> Vec<Limit> {
-        let _ = standing;
-        Vec::new()
+        self.limits
+            .iter()
+            .filter(|(role, _)| role == "*" || standing.roles.contains(role))
+            .map(|(_, limit)| limit.clone())
+            .collect()
     }
 
     /// Whether the login is under a sanction that the interpretation's art. 5(1)(9) counts, at this moment.
     #[must_use]
-    pub fn sanctioned(&self, login: &str, now: jiff::Timestamp) -> bool {
-        let _ = (login, now);
-        false
+    pub fn sanctioned(&self, login: &str, now: Timestamp) -> bool {
+        let today = now.to_zoned_datetime(TimeZone::UTC).date();
+        self.sanctions.iter().any(|s| {
+            let in_time = s.criminal
+                || s.on
+                    .checked_add(jiff::Span::new().years(2))
+                    .map_or(true, |end| today <= end);
+            s.login.is_match(login) && s.on <= today && in_time
+        })
     }
 }
 
-/// What happens to a column of a class for a standing, and why. The default is the class's mask; a `deny` beats a `clear`.
-/// `relation` is only for grants that name columns or relations; the class decides otherwise.
-#[must_use]
-pub fn decide(policy: &Policy, standing: &Standing, class: &str, relation: &RelationName, column: &str) -> Decision {
-    let _ = (policy, standing, class, relation, column);
-    Decision {
-        treatment: Treatment::Deny,
-        class: None,
-        rule: String::new(),
+impl Purpose {
+    fn met(
+        &self,
+        name: &str,
+        principal: &Principal,
+        declared: &Declared,
+        now: Timestamp,
+        unmet: &mut Vec<String>,
+    ) -> bool {
+        let before = unmet.len();
+        for (setting, pattern, text) in &self.require {
+            if !declared.settings.get(setting).is_some_and(|v| pattern.is_match(v)) {
+                unmet.push(format!("purpose `{name}` needs menshen.{setting} to match `{text}`"));
+            }
+        }
+        if !self.networks.is_empty()
+            && !principal
+                .address
+                .is_some_and(|a| self.networks.iter().any(|n| n.contains(&a)))
+        {
+            unmet.push(format!("purpose `{name}` is allowed only from certain networks"));
+        }
+        if let Some(hours) = &self.hours
+            && !hours.contains(now)
+        {
+            unmet.push(format!("purpose `{name}` holds only at {}", hours.text()));
+        }
+        unmet.len() == before
     }
 }
+
+/// What happens to a column of a class for a standing, and why. The default is the class's mask; a `deny` beats a `clear`
+/// unless an order decides.
+#[must_use]
+pub fn decide(policy: &Policy, standing: &Standing, class: &str, relation: &RelationName, column: &str) -> Decision {
+    let decision = |treatment, rule: String| Decision {
+        treatment,
+        class: class.to_owned(),
+        rule,
+    };
+    if !standing.known && policy.unknown_logins == UnknownLogins::Deny {
+        return decision(Treatment::Deny, "unknown login".to_owned());
+    }
+    let covers = |scopes: &[Scope]| scopes.iter().any(|s| s.covers(class, relation, column));
+    let mut speaking: Vec<(&Grant, bool)> = Vec::new();
+    for grant in standing.grants.iter().filter_map(|i| policy.grants.get(*i)) {
+        if covers(&grant.deny) {
+            speaking.push((grant, false));
+        } else if covers(&grant.clear) {
+            speaking.push((grant, true));
+        }
+    }
+    if let Some(least) = speaking.iter().filter_map(|(g, _)| g.order).min() {
+        speaking.retain(|(g, _)| g.order == Some(least));
+    }
+    if let Some((grant, _)) = speaking.iter().find(|(_, clear)| !clear) {
+        return decision(Treatment::Deny, format!("grant at line {}", grant.line));
+    }
+    if let Some((grant, _)) = speaking.first() {
+        return decision(
+            Treatment::Clear(ClearPermit(())),
+            format!("grant at line {}", grant.line),
+        );
+    }
+    match policy.classes.get(class) {
+        Some(known) => decision(
+            Treatment::Mask(known.mask.clone()),
+            format!("default mask of class `{class}`"),
+        ),
+        None => decision(Treatment::Deny, format!("class `{class}` is not in the policy")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
