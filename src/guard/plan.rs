@@ -117,3 +117,20 @@ pub struct ColumnReport {
     /// Whether it reaches the answer.
     pub shown: bool,
 }
+
+impl StatementPlan {
+    /// Whether it writes data (so that undoing it matters).
+    #[must_use]
+    pub fn kind_writes(&self) -> bool {
+        match &self.kind {
+            StatementKind::Write | StatementKind::Utility => true,
+            StatementKind::Query
+            | StatementKind::Transaction
+            | StatementKind::Set
+            | StatementKind::Prepare { .. }
+            | StatementKind::Execute { .. }
+            | StatementKind::Deallocate { .. }
+            | StatementKind::DiscardAll => false,
+        }
+    }
+}

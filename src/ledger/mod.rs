@@ -141,3 +141,25 @@ impl Ledger {
         Err(LedgerError::Store("unwritten".into()))
     }
 }
+
+impl std::fmt::Display for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let percent = self.score.saturating_mul(100).checked_div(self.line).unwrap_or(100);
+        write!(
+            f,
+            "menshen: exposure {} of {} ({percent} %) of line {} within {}",
+            self.score, self.line, self.level, self.window
+        )
+    }
+}
+
+impl Reading {
+    /// What is left, in words.
+    #[must_use]
+    pub fn left_text(&self) -> String {
+        format!(
+            "{} more people of the lightest category can be shown before the limit holds.",
+            self.left
+        )
+    }
+}

@@ -1,1 +1,333 @@
-//! One connection as a state machine without I/O: it takes messages and answers with what to send where.
+//! One connection as a state machine without I/O: it takes bytes and answers with what to send where. `now` is an argument.
+//!
+//! The way of a message: `client.rs` takes it, `judging.rs` has its text judged, what is sent upstream leaves an entry in
+//! the queue of replies owed (`owed.rs`); `replies.rs` takes the server's messages against that queue, `rows.rs` has rows
+//! charged and releases them. Client messages wait while something must be known first ([`Hold`]).
+//!
+//! What is not understood closes the session (08P01): a reply that nobody is owed, a message out of turn.
+
+mod client;
+mod judging;
+pub mod notes;
+mod owed;
+mod replies;
+mod rows;
+mod startup;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+
+use crate::alert::Alert;
+use crate::guard::{self, Ground};
+use crate::ledger::{ChargeRequest, Charged, LedgerError};
+use crate::mask::TokenSettings;
+use crate::principal::Declared;
+use crate::wire::frame::{self, Frame};
+use crate::wire::{Refusal, message};
+pub use notes::Note;
+use owed::{Owed, Portal, Prepared};
+use rows::Batch;
+pub use startup::parse_startup;
+
+/// What a session is told about itself.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Number of the session, for logs.
+    pub id: u64,
+    /// Where the client is.
+    pub address: Option<IpAddr>,
+    /// The token mask's key.
+    pub token_key: [u8; 32],
+    /// Random hex (32 digits) for the names of the key settings.
+    pub nonce: String,
+    /// Most bytes of one statement.
+    pub statement_bytes_max: usize,
+}
+
+/// The guard behind a seam, so that tests can stand in for it.
+pub trait Judge: Send + Sync {
+    /// The newest policy and catalog of this database.
+    fn ground(&self) -> Arc<Ground>;
+
+    /// Judges a text.
+    ///
+    /// # Errors
+    /// As [`guard::examine`].
+    fn examine(&self, ground: &Ground, request: &guard::Request<'_>) -> Result<guard::Plan, guard::Verdict> {
+        guard::examine(ground, request)
+    }
+}
+
+/// What the shell must do, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Send to the client.
+    ToClient(Bytes),
+    /// Send to the server.
+    ToServer(Bytes),
+    /// Charge the ledger and answer with [`Session::charged`]. At most one is open.
+    Charge(ChargeRequest),
+    /// Read the catalog anew and answer with [`Session::refreshed`].
+    RefreshCatalog,
+    /// Send a CancelRequest for this session's backend and answer with [`Session::cancelled`].
+    CancelUpstream,
+    /// The server accepted the login: set the judge (`Session::set_judge`) before the next message; BackendKeyData's body.
+    Authenticated,
+    /// BackendKeyData's body, for the registry of cancellations.
+    Key(Bytes),
+    /// For the audit.
+    Note(Note),
+    /// For people.
+    Alert(Alert),
+    /// Close both connections after what was sent.
+    Close,
+}
+
+/// Why client messages wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// For the answer to our own probe of settings.
+    Probe,
+    /// For a fresh catalog.
+    Catalog,
+    /// For the cancel request to be over.
+    Cancel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Until the first ReadyForQuery.
+    Startup,
+    Ready,
+    Closed,
+}
+
+/// What the server said about the settings that decisions depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    search_path: Vec<String>,
+    current_user: String,
+    declared: Declared,
+}
+
+/// One connection.
+pub struct Session {
+    settings: Settings,
+    judge: Option<Arc<dyn Judge>>,
+    phase: Phase,
+    login: String,
+    database: String,
+    token: TokenSettings,
+    /// Transaction status of the last ReadyForQuery.
+    status: u8,
+    client: VecDeque<Frame>,
+    server: VecDeque<Frame>,
+    owed: VecDeque<Owed>,
+    hold: Option<Hold>,
+    known: Option<Known>,
+    stale: bool,
+    /// In the open transaction something may have changed settings.
+    transaction_changed: bool,
+    /// In the open transaction the catalog may have been changed.
+    transaction_ddl: bool,
+    /// The shared catalog is older than this session's own DDL.
+    catalog_behind: bool,
+    /// A miss has already caused a refresh for the message at the front.
+    refreshed_for_front: bool,
+    statements: HashMap<String, Arc<Prepared>>,
+    portals: HashMap<String, Portal>,
+    /// RowDescriptions as the server gave them, by number of the prepared statement.
+    shapes: HashMap<u64, owed::Shape>,
+    next_prepared: u64,
+    /// Extended-protocol messages went upstream since the last Sync.
+    pipeline: bool,
+    /// Something in the open pipeline wrote.
+    pipeline_wrote: bool,
+    /// The server ignores what comes until a Sync.
+    skipping: bool,
+    /// The client's pipeline was refused here; nothing of it went upstream. Its Sync is answered here.
+    skipping_here: bool,
+    flushed: bool,
+    encoding: String,
+    standard_strings: bool,
+    batch: Batch,
+    charging: bool,
+    out: Vec<Action>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the keys, names of key settings, or anything a client sent.
+        f.debug_struct("Session")
+            .field("id", &self.settings.id)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Client bytes: consumes whole messages from the buffer.
+    pub fn from_client(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
+        loop {
+            match frame::next(bytes, frame::FRONTEND_BYTES_MAX) {
+                Ok(Some(frame)) => self.client.push_back(frame),
+                Ok(None) => break,
+                Err(bad) => {
+                    self.violation(&bad.to_string());
+                    break;
+                }
+            }
+        }
+        self.pump(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// Server bytes: consumes whole messages from the buffer.
+    pub fn from_server(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
+        loop {
+            match frame::next(bytes, frame::BACKEND_BYTES_MAX) {
+                Ok(Some(frame)) if self.charging => self.server.push_back(frame),
+                Ok(Some(frame)) => self.server_frame(frame, now),
+                Ok(None) => break,
+                Err(bad) => {
+                    self.violation(&bad.to_string());
+                    break;
+                }
+            }
+        }
+        self.charge_batch(now);
+        self.pump(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// The ledger's answer to [`Action::Charge`].
+    pub fn charged(&mut self, result: Result<Charged, LedgerError>, now: Timestamp) -> Vec<Action> {
+        self.charging = false;
+        self.release_batch(result, now);
+        while !self.charging {
+            let Some(frame) = self.server.pop_front() else { break };
+            self.server_frame(frame, now);
+        }
+        self.charge_batch(now);
+        self.pump(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// The catalog has been read anew.
+    pub fn refreshed(&mut self, now: Timestamp) -> Vec<Action> {
+        if self.hold == Some(Hold::Catalog) {
+            self.hold = None;
+        }
+        self.catalog_behind = false;
+        self.pump(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// The cancel request has been delivered (or could not be).
+    pub fn cancelled(&mut self, now: Timestamp) -> Vec<Action> {
+        if self.hold == Some(Hold::Cancel) {
+            self.hold = None;
+        }
+        self.pump(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// Whether more client bytes may be read.
+    #[must_use]
+    pub fn wants_client(&self) -> bool {
+        self.client.len() < 256 && self.phase != Phase::Closed
+    }
+
+    /// Whether more server bytes may be read.
+    #[must_use]
+    pub fn wants_server(&self) -> bool {
+        !self.charging && self.phase != Phase::Closed
+    }
+
+    /// Whether the session is between transactions and owes nothing: a good moment to end it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.status == b'I' && self.owed.is_empty() && self.client.is_empty()
+    }
+
+    /// Gives the session its judge. Without one every text is refused.
+    pub fn set_judge(&mut self, judge: Arc<dyn Judge>) {
+        self.judge = Some(judge);
+    }
+
+    /// The login of the StartupMessage.
+    #[must_use]
+    pub fn login(&self) -> &str {
+        &self.login
+    }
+
+    /// The database of the StartupMessage.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Takes client messages from the front as long as nothing has to be waited for.
+    fn pump(&mut self, now: Timestamp) {
+        while self.hold.is_none() && self.phase != Phase::Closed {
+            let Some(frame) = self.client.pop_front() else { return };
+            if self.must_wait(&frame) {
+                self.client.push_front(frame);
+                return;
+            }
+            if let Taken::Later(frame) = self.client_frame(frame, now) {
+                self.client.push_front(frame);
+                return;
+            }
+            self.refreshed_for_front = false;
+        }
+    }
+
+    fn to_client(&mut self, bytes: Bytes) {
+        self.out.push(Action::ToClient(bytes));
+    }
+
+    fn to_server(&mut self, bytes: Bytes) {
+        self.out.push(Action::ToServer(bytes));
+    }
+
+    fn note(&mut self, note: Note) {
+        self.out.push(Action::Note(note));
+    }
+
+    /// A message that the protocol does not allow here. Fail closed.
+    fn violation(&mut self, what: &str) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        let refusal = Refusal {
+            sqlstate: "08P01",
+            rule: "protocol",
+            message: format!("protocol violation: {what}"),
+            hint: "the connection is closed".into(),
+            position: None,
+            incident: false,
+        };
+        self.to_client(message::error(&refusal, "FATAL"));
+        self.close(Some(what.to_owned()));
+    }
+
+    fn close(&mut self, reason: Option<String>) {
+        if self.phase != Phase::Closed {
+            self.phase = Phase::Closed;
+            self.note(Note::Closed { reason });
+            self.out.push(Action::Close);
+        }
+    }
+}
+
+/// Whether a client message is done with.
+enum Taken {
+    Done,
+    /// It must wait for something; here it is back.
+    Later(Frame),
+}

@@ -1,0 +1,138 @@
+//! Where the hidden columns stand in a statement's rows.
+
+use super::spec::{HIDDEN_PREFIX, HiddenColumn, MeterSpec};
+
+/// Hidden columns by position, for one RowDescription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Position of each hidden column in the row, with what it holds; ascending.
+    hidden: Vec<(usize, HiddenColumn)>,
+    columns: usize,
+    spec: MeterSpec,
+}
+
+/// The answer does not have the columns that the plan added, or has others of such a name: nothing of it may be released.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the answer's hidden columns are not those of the plan: `{0}`")]
+pub struct HiddenColumnMissing(pub String);
+
+impl Layout {
+    /// Finds the plan's hidden columns among the column names of a RowDescription.
+    ///
+    /// # Errors
+    /// Where one is missing, stands twice, or a column of such a name is not the plan's.
+    pub fn new(spec: &MeterSpec, names: &[&str]) -> Result<Self, HiddenColumnMissing> {
+        let mut hidden: Vec<(usize, HiddenColumn)> = Vec::new();
+        for (position, name) in names.iter().enumerate() {
+            if !name.starts_with(HIDDEN_PREFIX) {
+                continue;
+            }
+            let known = spec.hidden.iter().find(|h| h.name == *name);
+            match known {
+                Some(column) if !hidden.iter().any(|(_, h)| h.name == *name) => hidden.push((position, column.clone())),
+                Some(_) | None => return Err(HiddenColumnMissing((*name).to_owned())),
+            }
+        }
+        if let Some(missing) = spec
+            .hidden
+            .iter()
+            .find(|h| !hidden.iter().any(|(_, f)| f.name == h.name))
+        {
+            return Err(HiddenColumnMissing(missing.name.clone()));
+        }
+        Ok(Self {
+            hidden,
+            columns: names.len(),
+            spec: spec.clone(),
+        })
+    }
+
+    /// Columns the client sees.
+    #[must_use]
+    pub fn visible(&self) -> usize {
+        self.columns - self.hidden.len()
+    }
+
+    /// Columns the server sends.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The hidden column at a position, if it is one.
+    #[must_use]
+    pub fn at(&self, position: usize) -> Option<&HiddenColumn> {
+        self.hidden.iter().find(|(p, _)| *p == position).map(|(_, h)| h)
+    }
+
+    /// Whether rows pass as they are.
+    #[must_use]
+    pub fn is_transparent(&self) -> bool {
+        self.hidden.is_empty() && self.spec.per_row.is_empty()
+    }
+
+    /// What each row counts besides its hidden columns.
+    #[must_use]
+    pub fn spec(&self) -> &MeterSpec {
+        &self.spec
+    }
+
+    /// A Bind's list of result formats for the server: as given where it speaks of all columns (none or one), else with the text
+    /// format put in at the hidden columns' places (their type is text: both formats are the same bytes).
+    #[must_use]
+    pub fn formats(&self, client: &[i16]) -> Vec<i16> {
+        if client.len() <= 1 || self.hidden.is_empty() {
+            return client.to_vec();
+        }
+        let mut given = client.iter().copied();
+        let mut formats: Vec<i16> = (0..self.columns)
+            .map(|p| {
+                if self.at(p).is_some() {
+                    0
+                } else {
+                    given.next().unwrap_or(0)
+                }
+            })
+            .collect();
+        // More codes than columns: the server shall say so.
+        formats.extend(given);
+        formats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ledger::Categories;
+    use crate::meter::KeyShape;
+
+    fn spec() -> MeterSpec {
+        MeterSpec {
+            hidden: vec![HiddenColumn {
+                name: "menshen_k1".into(),
+                shape: KeyShape::One,
+                space: Arc::from("crm.customers"),
+                categories: Categories(4),
+            }],
+            per_row: vec![],
+        }
+    }
+
+    #[test]
+    fn hidden_columns_are_found_by_name_wherever_they_stand() {
+        let layout = Layout::new(&spec(), &["a", "menshen_k1", "b"]).unwrap();
+        assert_eq!(layout.visible(), 2);
+        assert_eq!(layout.formats(&[1, 0]), [1, 0, 0]);
+        assert_eq!(layout.formats(&[1]), [1]);
+    }
+
+    #[test]
+    fn a_missing_doubled_or_foreign_hidden_column_is_an_error() {
+        assert!(Layout::new(&spec(), &["a"]).is_err());
+        assert!(Layout::new(&spec(), &["menshen_k1", "menshen_k1"]).is_err());
+        assert!(Layout::new(&spec(), &["menshen_k1", "menshen_k2"]).is_err());
+        assert!(Layout::new(&MeterSpec::default(), &["menshen_k9"]).is_err());
+    }
+}

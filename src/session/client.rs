@@ -1,0 +1,572 @@
+//! Client messages: judged, then sent upstream with an entry in the queue of replies owed.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pgwire::messages::Message;
+use pgwire::messages::extendedquery::{Bind, Close, Describe, Execute, Parse};
+use pgwire::messages::simplequery::Query;
+
+use super::judging::Judging;
+use super::notes::Note;
+use super::owed::{Owed, Portal, Prepared, Running, Shape};
+use super::{Phase, Session, Taken};
+use crate::guard::{Plan, StatementKind};
+use crate::meter::Layout;
+use crate::wire::frame::Frame;
+use crate::wire::{Refusal, message};
+
+/// A text that PostgreSQL answers with a syntax error, in words for whoever reads its log.
+const REFUSED: &str = "menshen refused a statement here: see its audit log";
+/// A statement name that nobody has: Parse with it leaves the client's unnamed statement alone.
+const REFUSED_NAME: &str = "menshen.refused";
+
+impl Session {
+    /// Whether a client message must wait for replies that are still owed.
+    pub(super) fn must_wait(&mut self, frame: &Frame) -> bool {
+        let passes = match frame.kind {
+            b'd' | b'c' | b'f' | b'p' | b'X' | b'H' => true,
+            b'S' => !self.pipeline_wrote,
+            _ => false,
+        };
+        if passes || self.phase != Phase::Ready || !self.owed.iter().any(Owed::is_barrier) {
+            return false;
+        }
+        self.hurry();
+        true
+    }
+
+    /// The server sends replies of an open pipeline only when asked to.
+    fn hurry(&mut self) {
+        if self.pipeline && !self.flushed {
+            self.flushed = true;
+            self.to_server(message::flush());
+        }
+    }
+
+    /// Takes one client message.
+    pub(super) fn client_frame(&mut self, frame: Frame, now: Timestamp) -> Taken {
+        if self.phase == Phase::Startup {
+            // PasswordMessage, SASLInitialResponse, SASLResponse, GSSResponse.
+            if frame.kind == b'p' {
+                self.to_server(frame.bytes);
+            } else if frame.kind == b'X' {
+                self.to_server(frame.bytes);
+                self.close(None);
+            } else {
+                self.violation(&format!(
+                    "client message of type {:?} during start-up",
+                    char::from(frame.kind)
+                ));
+            }
+            return Taken::Done;
+        }
+        if (self.skipping || self.skipping_here)
+            && matches!(frame.kind, b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' | b'H')
+        {
+            return Taken::Done; // as the server does until Sync
+        }
+        match frame.kind {
+            b'Q' => self.query(frame, now),
+            b'P' => self.parse(frame, now),
+            b'B' => self.bind(frame, now),
+            b'D' => self.describe(frame),
+            b'E' => self.execute(frame),
+            b'C' => self.close_message(frame),
+            b'S' => self.sync(frame),
+            b'H' => {
+                self.to_server(frame.bytes);
+                Taken::Done
+            }
+            b'F' => {
+                self.refuse_query(Refusal::unsupported(
+                    "function-call",
+                    "Menshen does not pass the function-call message",
+                    "call the function in a SELECT",
+                ));
+                Taken::Done
+            }
+            // CopyData, CopyDone, CopyFail: outside of COPY the server ignores them.
+            b'd' | b'c' | b'f' => {
+                self.to_server(frame.bytes);
+                Taken::Done
+            }
+            b'X' => {
+                self.to_server(frame.bytes);
+                self.close(None);
+                Taken::Done
+            }
+            other => {
+                self.violation(&format!("client message of type {:?}", char::from(other)));
+                Taken::Done
+            }
+        }
+    }
+
+    fn decoded<M: Message>(&mut self, frame: &Frame) -> Option<M> {
+        match message::decode(frame) {
+            Ok(decoded) => Some(decoded),
+            Err(bad) => {
+                self.violation(&bad.to_string());
+                None
+            }
+        }
+    }
+
+    fn query(&mut self, frame: Frame, now: Timestamp) -> Taken {
+        let Some(query) = self.decoded::<Query>(&frame) else {
+            return Taken::Done;
+        };
+        let (plan, key) = match self.judge_text(&query.query, false, now) {
+            Judging::Plan(plan, key) => (plan, key),
+            Judging::Wait => return Taken::Later(frame),
+            Judging::Refuse(refusal) => {
+                self.refuse_query(refusal);
+                return Taken::Done;
+            }
+        };
+        if let Err(refusal) = self.fit_to_run(&plan, now) {
+            self.refuse_query(refusal);
+            return Taken::Done;
+        }
+        let charge = self.charge_now(now);
+        let mut prepared = Vec::new();
+        for statement in &plan.statements {
+            self.note_decided(statement, now);
+            if let StatementKind::Prepare { name, source, .. } = &statement.kind {
+                prepared.push((
+                    name.clone(),
+                    self.prepared(source, Vec::new(), plan.clone(), key.clone(), true),
+                ));
+            }
+        }
+        let running = plan
+            .statements
+            .iter()
+            .map(|s| Running::new(Arc::clone(s), Arc::clone(&charge)))
+            .collect();
+        self.owed.push_back(Owed::Query {
+            running,
+            at: 0,
+            stopped: false,
+            prepared,
+        });
+        self.to_server(if plan.edited {
+            message::query(&plan.text)
+        } else {
+            frame.bytes
+        });
+        Taken::Done
+    }
+
+    fn prepared(
+        &mut self,
+        text: &str,
+        types: Vec<u32>,
+        plan: Plan,
+        key: Option<super::owed::Key>,
+        by_sql: bool,
+    ) -> Arc<Prepared> {
+        self.next_prepared += 1;
+        Arc::new(Prepared {
+            id: self.next_prepared,
+            text: Arc::from(text),
+            types,
+            plan,
+            key,
+            by_sql,
+        })
+    }
+
+    /// What can only be judged with the session's own state: EXECUTE of a stale statement, and metered rows before writes.
+    fn fit_to_run(&mut self, plan: &Plan, now: Timestamp) -> Result<(), Refusal> {
+        let mut metered = false;
+        for statement in &plan.statements {
+            if let StatementKind::Execute { name } = &statement.kind
+                && let Some(prepared) = self.lookup(name)
+            {
+                self.fresh_by_sql(name, &prepared, now)?;
+            }
+            if metered && statement.kind_writes() {
+                return Err(Refusal::unsupported(
+                    "metered-then-write",
+                    "a statement that writes stands behind one whose rows are counted, in one query string",
+                    "send the statements separately: a limit that ends the first must be able to keep back the second",
+                ));
+            }
+            metered |= !statement.meter.is_empty();
+        }
+        Ok(())
+    }
+
+    /// A statement that was prepared by SQL can't be prepared again under the hood: it must still mean the same.
+    fn fresh_by_sql(&mut self, name: &str, prepared: &Arc<Prepared>, now: Timestamp) -> Result<(), Refusal> {
+        if prepared.key.is_none() || prepared.key == self.key_now(now) {
+            return Ok(());
+        }
+        let stale = || {
+            Refusal::unsupported(
+                "stale-prepared",
+                format!("prepared statement \"{name}\" was made under another policy, purpose or search_path"),
+                "DEALLOCATE it and prepare it again",
+            )
+        };
+        match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
+            Judging::Plan(plan, key) if plan.text == prepared.plan.text && same_meters(&plan, &prepared.plan) => {
+                let renewed = Arc::new(Prepared {
+                    plan,
+                    key,
+                    ..(**prepared).clone()
+                });
+                self.statements.insert(name.to_owned(), renewed);
+                Ok(())
+            }
+            Judging::Refuse(refusal) => Err(refusal),
+            Judging::Plan(..) | Judging::Wait => Err(stale()),
+        }
+    }
+
+    fn parse(&mut self, frame: Frame, now: Timestamp) -> Taken {
+        let Some(parse) = self.decoded::<Parse>(&frame) else {
+            return Taken::Done;
+        };
+        let (plan, key) = match self.judge_text(&parse.query, true, now) {
+            Judging::Plan(plan, key) => (plan, key),
+            Judging::Wait => return Taken::Later(frame),
+            Judging::Refuse(refusal) => {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
+        };
+        let name = parse.name.unwrap_or_default();
+        let edited = plan.edited;
+        let text = Arc::clone(&plan.text);
+        let prepared = self.prepared(&parse.query, parse.type_oids.clone(), plan, key, false);
+        let bytes = if edited {
+            message::parse(&name, &text, &parse.type_oids)
+        } else {
+            frame.bytes
+        };
+        self.send_parse(bytes, name, prepared, false);
+        Taken::Done
+    }
+
+    /// Parse, and our own Describe: rows may come without the client ever asking what they are.
+    fn send_parse(&mut self, bytes: bytes::Bytes, name: String, prepared: Arc<Prepared>, own: bool) {
+        self.open_pipeline();
+        self.to_server(bytes);
+        self.to_server(message::describe_statement(&name));
+        let id = prepared.id;
+        self.owed.push_back(Owed::Parse { own, name, prepared });
+        self.owed.push_back(Owed::Shape { id });
+    }
+
+    fn open_pipeline(&mut self) {
+        self.pipeline = true;
+        self.flushed = false;
+    }
+
+    fn bind(&mut self, frame: Frame, now: Timestamp) -> Taken {
+        let Some(mut bind) = self.decoded::<Bind>(&frame) else {
+            return Taken::Done;
+        };
+        let name = bind.statement_name.clone().unwrap_or_default();
+        let Some(mut prepared) = self.lookup(&name) else {
+            self.refuse_extended(Refusal {
+                sqlstate: "26000",
+                ..Refusal::unsupported(
+                    "prepared-statement-unknown",
+                    format!("prepared statement \"{name}\" does not exist"),
+                    "",
+                )
+            });
+            return Taken::Done;
+        };
+        match self.freshen(&name, &prepared, now) {
+            Freshened::Same => {}
+            Freshened::New(new) => prepared = new,
+            Freshened::Wait => return Taken::Later(frame),
+            Freshened::Refuse(refusal) => {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
+        }
+        let statement = if prepared.by_sql {
+            prepared.inner(&name)
+        } else {
+            prepared.statement()
+        };
+        let mut bytes = frame.bytes.clone();
+        if let Some(statement) = &statement {
+            if let StatementKind::Execute { name } = &statement.kind
+                && let Some(inner) = self.lookup(name)
+                && let Err(refusal) = self.fresh_by_sql(name, &inner, now)
+            {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
+            if bind.result_column_format_codes.len() > 1 && !statement.meter.hidden.is_empty() {
+                // One code a column: those of hidden columns must be put in, so their places must be known.
+                let layout = match self.shapes.get(&prepared.id) {
+                    None => {
+                        self.hurry();
+                        return Taken::Later(frame);
+                    }
+                    Some(Shape::Nothing) => None,
+                    Some(Shape::Rows { names, .. }) => {
+                        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                        Layout::new(&statement.meter, &names).ok()
+                    }
+                };
+                if let Some(layout) = layout {
+                    bind.result_column_format_codes = layout.formats(&bind.result_column_format_codes);
+                    bytes = message::encode(&bind);
+                }
+            }
+            self.note_decided(statement, now);
+        }
+        self.open_pipeline();
+        self.to_server(bytes);
+        let portal = Portal {
+            prepared,
+            charge: self.charge_now(now),
+        };
+        self.owed.push_back(Owed::Bind {
+            name: bind.portal_name.unwrap_or_default(),
+            portal,
+        });
+        Taken::Done
+    }
+
+    /// A plan that was made under another standing, path, policy or catalog is made again; where another text comes of it, the
+    /// statement is prepared again under the client's feet.
+    fn freshen(&mut self, name: &str, prepared: &Arc<Prepared>, now: Timestamp) -> Freshened {
+        if prepared.key.is_none() {
+            return Freshened::Same;
+        }
+        let key = self.key_now(now);
+        if key.is_some() && prepared.key == key {
+            return Freshened::Same;
+        }
+        let (plan, key) = match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
+            Judging::Plan(plan, key) => (plan, key),
+            Judging::Wait => return Freshened::Wait,
+            Judging::Refuse(refusal) => return Freshened::Refuse(refusal),
+        };
+        if plan.text == prepared.plan.text {
+            let renewed = Arc::new(Prepared {
+                plan,
+                key,
+                ..(**prepared).clone()
+            });
+            self.statements.insert(name.to_owned(), Arc::clone(&renewed));
+            return Freshened::New(renewed);
+        }
+        if prepared.by_sql {
+            return Freshened::Refuse(Refusal::unsupported(
+                "stale-prepared",
+                format!("prepared statement \"{name}\" was made under another policy, purpose or search_path"),
+                "DEALLOCATE it and prepare it again",
+            ));
+        }
+        if !name.is_empty() {
+            self.open_pipeline();
+            self.to_server(message::close_statement(name));
+            self.owed.push_back(Owed::Close {
+                own: true,
+                statement: Some(name.to_owned()),
+                portal: None,
+            });
+        }
+        let text = Arc::clone(&plan.text);
+        let renewed = self.prepared(&prepared.text.clone(), prepared.types.clone(), plan, key, false);
+        let bytes = message::parse(name, &text, &prepared.types);
+        self.send_parse(bytes, name.to_owned(), Arc::clone(&renewed), true);
+        Freshened::New(renewed)
+    }
+
+    fn find_portal(&self, name: &str) -> Option<Portal> {
+        for owed in self.owed.iter().rev() {
+            match owed {
+                Owed::Bind { name: n, portal } if n == name => return Some(portal.clone()),
+                Owed::Close { portal: Some(n), .. } if n == name => return None,
+                Owed::Sync { .. } if self.status == b'I' => return None,
+                _ => {}
+            }
+        }
+        self.portals.get(name).cloned()
+    }
+
+    fn describe(&mut self, frame: Frame) -> Taken {
+        let Some(describe) = self.decoded::<Describe>(&frame) else {
+            return Taken::Done;
+        };
+        let name = describe.name.unwrap_or_default();
+        let owed = if describe.target_type == b'S' {
+            Owed::DescribeStatement {
+                prepared: self.lookup(&name).map(|p| (name.clone(), p)),
+            }
+        } else {
+            Owed::DescribePortal {
+                portal: self.find_portal(&name),
+            }
+        };
+        self.open_pipeline();
+        self.to_server(frame.bytes);
+        self.owed.push_back(owed);
+        Taken::Done
+    }
+
+    fn execute(&mut self, frame: Frame) -> Taken {
+        let Some(execute) = self.decoded::<Execute>(&frame) else {
+            return Taken::Done;
+        };
+        let name = execute.name.unwrap_or_default();
+        let Some(portal) = self.find_portal(&name) else {
+            self.refuse_extended(Refusal {
+                sqlstate: "34000",
+                ..Refusal::unsupported("portal-unknown", format!("portal \"{name}\" does not exist"), "")
+            });
+            return Taken::Done;
+        };
+        let plan = portal.statement();
+        self.pipeline_wrote |= plan.as_ref().is_some_and(|p| p.kind_writes());
+        let prepared = plan
+            .as_ref()
+            .filter(|p| matches!(p.kind, StatementKind::Prepare { .. }))
+            .map(|_| {
+                Arc::new(Prepared {
+                    by_sql: true,
+                    ..(*portal.prepared).clone()
+                })
+            });
+        let running = plan.map(|p| Running::new(p, Arc::clone(&portal.charge)));
+        self.open_pipeline();
+        self.to_server(frame.bytes);
+        self.owed.push_back(Owed::Execute {
+            running,
+            id: Some(portal.prepared.id),
+            stopped: false,
+            prepared,
+        });
+        Taken::Done
+    }
+
+    fn close_message(&mut self, frame: Frame) -> Taken {
+        let Some(close) = self.decoded::<Close>(&frame) else {
+            return Taken::Done;
+        };
+        let name = close.name.unwrap_or_default();
+        let (statement, portal) = if close.target_type == b'S' {
+            (Some(name), None)
+        } else {
+            (None, Some(name))
+        };
+        self.open_pipeline();
+        self.to_server(frame.bytes);
+        self.owed.push_back(Owed::Close {
+            own: false,
+            statement,
+            portal,
+        });
+        Taken::Done
+    }
+
+    fn sync(&mut self, frame: Frame) -> Taken {
+        if self.skipping_here {
+            self.skipping_here = false;
+            self.to_client(message::ready(b'I'));
+            return Taken::Done;
+        }
+        self.skipping = false;
+        self.pipeline = false;
+        self.pipeline_wrote = false;
+        self.to_server(frame.bytes);
+        self.owed.push_back(Owed::Sync { own: false });
+        Taken::Done
+    }
+
+    /// Nothing has gone upstream that the server would have to undo, and no transaction is open.
+    fn is_clean(&self) -> bool {
+        self.status == b'I' && self.owed.is_empty() && !self.pipeline
+    }
+
+    pub(super) fn note_refused(&mut self, refusal: &Refusal) {
+        self.note(Note::Refused {
+            sqlstate: refusal.sqlstate,
+            rule: refusal.rule,
+            message: refusal.message.clone(),
+            incident: refusal.incident,
+        });
+    }
+
+    /// Answers a Query (or FunctionCall) with a refusal, so that the server's state is what its own error would have left.
+    pub(super) fn refuse_query(&mut self, refusal: Refusal) {
+        self.note_refused(&refusal);
+        if self.is_clean() {
+            self.to_client(message::error(&refusal, "ERROR"));
+            self.to_client(message::ready(b'I'));
+        } else {
+            self.to_server(message::query(REFUSED));
+            self.owed.push_back(Owed::Refused {
+                refusal: Some(refusal),
+                query: true,
+            });
+        }
+    }
+
+    /// The same for a message of the extended protocol: what follows is skipped until Sync.
+    pub(super) fn refuse_extended(&mut self, refusal: Refusal) {
+        self.note_refused(&refusal);
+        if self.is_clean() {
+            self.to_client(message::error(&refusal, "ERROR"));
+            self.skipping_here = true;
+        } else {
+            self.provoke_skip(Some(refusal));
+        }
+    }
+
+    /// Brings the server to skip everything until Sync.
+    pub(super) fn provoke_skip(&mut self, refusal: Option<Refusal>) {
+        self.open_pipeline();
+        self.to_server(message::parse(REFUSED_NAME, REFUSED, &[]));
+        self.to_server(message::flush());
+        self.owed.push_back(Owed::Refused { refusal, query: false });
+        // Whatever the client sends until its Sync would be skipped by the server too.
+        self.skipping = true;
+    }
+
+    /// Brings an open transaction block to be aborted, after the client has had its error.
+    pub(super) fn provoke_abort(&mut self) {
+        self.to_server(message::query(REFUSED));
+        self.owed.push_front(Owed::Refused {
+            refusal: None,
+            query: true,
+        });
+    }
+}
+
+enum Freshened {
+    Same,
+    New(Arc<Prepared>),
+    Wait,
+    Refuse(Refusal),
+}
+
+impl Portal {
+    /// The plan of what an Execute of it runs.
+    pub(super) fn statement(&self) -> Option<Arc<crate::guard::StatementPlan>> {
+        if self.prepared.by_sql {
+            self.prepared.plan.statements.iter().find_map(|s| match &s.kind {
+                StatementKind::Prepare { inner, .. } => Some(Arc::clone(inner)),
+                _ => None,
+            })
+        } else {
+            self.prepared.statement()
+        }
+    }
+}
+
+fn same_meters(one: &Plan, two: &Plan) -> bool {
+    one.statements.len() == two.statements.len()
+}

@@ -1,0 +1,317 @@
+//! Having a text judged: under the server's actual settings, the newest policy and catalog.
+//!
+//! Settings are asked from the server, never guessed, and only when a judgement needs them: a text that depends on
+//! nothing (BEGIN, SET, SHOW …) is judged without, so that no query of ours takes a snapshot before `SET TRANSACTION`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::notes::Note;
+use super::owed::{Charge, Key, Owed, Prepared};
+use super::{Action, Hold, Judge, Known, Session};
+use crate::guard::{Ground, Plan, Request, StatementKind, StatementPlan, Verdict};
+use crate::policy::Standing;
+use crate::principal::{Declared, Principal};
+use crate::wire::{Refusal, message};
+
+/// What came of it.
+pub(super) enum Judging {
+    /// May be sent. The key is `None` where the plan depends on nothing.
+    Plan(Plan, Option<Key>),
+    /// Something must be known first; the message comes again.
+    Wait,
+    Refuse(Refusal),
+}
+
+const PROBE: &str = "menshen.probe";
+
+impl Session {
+    /// Judges a text of the client.
+    pub(super) fn judge_text(&mut self, text: &str, extended: bool, now: Timestamp) -> Judging {
+        if let Err(refusal) = self.readable(text) {
+            return Judging::Refuse(refusal);
+        }
+        let Some(judge) = self.judge.clone() else {
+            return Judging::Refuse(Refusal::unsupported(
+                "no-judge",
+                "Menshen is not ready to judge statements",
+                "try again",
+            ));
+        };
+        let ground = judge.ground();
+        let unknown = self.known.is_none() || self.stale || self.catalog_behind;
+        if unknown || self.status == b'E' {
+            let nothing = Known {
+                search_path: vec!["pg_catalog".to_owned()],
+                current_user: String::new(),
+                declared: Declared::default(),
+            };
+            let known = self.known.clone().unwrap_or(nothing);
+            let tried = self.examine(judge.as_ref(), &ground, text, extended, &known, now);
+            match tried {
+                Ok((plan, _)) if plan.statements.iter().all(|s| s.context_free) => return Judging::Plan(plan, None),
+                // What the grammar does not accept, no setting will mend.
+                Err(Verdict::Refuse(refusal)) if matches!(refusal.rule, "syntax" | "key-setting" | "one-statement") => {
+                    return Judging::Refuse(refusal);
+                }
+                Ok(_) | Err(_) => {}
+            }
+            if self.status == b'E' {
+                return Judging::Refuse(aborted());
+            }
+            if self.catalog_behind {
+                self.out.push(Action::RefreshCatalog);
+                self.hold = Some(Hold::Catalog);
+                return Judging::Wait;
+            }
+            if unknown {
+                self.probe(&ground);
+                return Judging::Wait;
+            }
+        }
+        let Some(known) = self.known.clone() else {
+            return Judging::Wait;
+        };
+        match self.examine(judge.as_ref(), &ground, text, extended, &known, now) {
+            Ok((plan, standing)) => {
+                let free = plan.statements.iter().all(|s| s.context_free);
+                let key = (!free).then(|| key(standing, &known, &ground));
+                Judging::Plan(plan, key)
+            }
+            Err(Verdict::Refuse(refusal)) => Judging::Refuse(refusal),
+            Err(Verdict::Missing { otherwise, .. }) => {
+                if self.transaction_ddl {
+                    return Judging::Refuse(Refusal::unsupported(
+                        "uncommitted-ddl",
+                        "Menshen cannot see a relation that this transaction has not committed yet",
+                        "commit the DDL first",
+                    ));
+                }
+                if self.refreshed_for_front {
+                    return Judging::Refuse(otherwise);
+                }
+                self.refreshed_for_front = true;
+                self.out.push(Action::RefreshCatalog);
+                self.hold = Some(Hold::Catalog);
+                Judging::Wait
+            }
+        }
+    }
+
+    fn examine(
+        &self,
+        judge: &dyn Judge,
+        ground: &Ground,
+        text: &str,
+        extended: bool,
+        known: &Known,
+        now: Timestamp,
+    ) -> Result<(Plan, Standing), Verdict> {
+        let standing = ground.policy.standing(&self.principal(ground), &known.declared, now);
+        let prepared = |name: &str| self.lookup(name).and_then(|p| p.inner(name));
+        let request = Request {
+            text,
+            login: &self.login,
+            standing: &standing,
+            search_path: &known.search_path,
+            current_user: &known.current_user,
+            token: &self.token,
+            prepared: &prepared,
+            extended,
+        };
+        let plan = judge.examine(ground, &request)?;
+        Ok((plan, standing))
+    }
+
+    fn principal(&self, ground: &Ground) -> Principal {
+        Principal {
+            login: self.login.clone(),
+            groups: ground.catalog.groups_of(&self.login),
+            address: self.settings.address,
+        }
+    }
+
+    /// The key that a plan made now would have. `None`: settings must be asked first (and are, when a judgement needs them).
+    pub(super) fn key_now(&self, now: Timestamp) -> Option<Key> {
+        if self.stale || self.catalog_behind {
+            return None;
+        }
+        let ground = self.judge.as_ref()?.ground();
+        let known = self.known.as_ref()?;
+        let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
+        Some(key(standing, known, &ground))
+    }
+
+    /// Whose limits hold for what is started now.
+    pub(super) fn charge_now(&self, now: Timestamp) -> Arc<Charge> {
+        let limits = self.judge.as_ref().zip(self.known.as_ref()).map(|(judge, known)| {
+            let ground = judge.ground();
+            let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
+            (
+                ground.policy.limits(&standing),
+                ground.policy.sanctioned(&self.login, now),
+            )
+        });
+        let (limits, sanctioned) = limits.unwrap_or_default();
+        Arc::new(Charge {
+            limits: Arc::from(limits),
+            sanctioned,
+        })
+    }
+
+    /// Notes a decision for the audit.
+    pub(super) fn note_decided(&mut self, plan: &StatementPlan, now: Timestamp) {
+        if matches!(plan.kind, StatementKind::Transaction) {
+            return;
+        }
+        let known = self.known.as_ref();
+        let purpose = self.key_now(now).and_then(|k| k.standing.purpose);
+        let declared = known
+            .map(|k| {
+                k.declared
+                    .settings
+                    .iter()
+                    .map(|(n, v)| (n.clone(), v.clone()))
+                    .collect()
+            })
+            .unwrap_or_default();
+        self.note(Note::Decided {
+            report: Arc::clone(&plan.report),
+            purpose,
+            declared,
+        });
+    }
+
+    fn readable(&self, text: &str) -> Result<(), Refusal> {
+        if text.len() > self.settings.statement_bytes_max {
+            return Err(Refusal {
+                sqlstate: "54000",
+                ..Refusal::unsupported(
+                    "statement-bytes",
+                    format!("statement is longer than {} bytes", self.settings.statement_bytes_max),
+                    "send it in smaller parts; a bulk load belongs into COPY",
+                )
+            });
+        }
+        let plain = self.encoding == "UTF8" || self.encoding == "SQL_ASCII";
+        if !plain && !text.is_ascii() {
+            return Err(Refusal::unsupported(
+                "client-encoding",
+                format!(
+                    "Menshen reads statements in UTF-8; client_encoding is {}",
+                    self.encoding
+                ),
+                "SET client_encoding = 'UTF8'",
+            ));
+        }
+        if !self.standard_strings && text.contains('\\') {
+            return Err(Refusal::unsupported(
+                "standard-conforming-strings",
+                "Menshen cannot judge a text with backslashes while standard_conforming_strings is off",
+                "SET standard_conforming_strings = on, or write E'…'",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Asks the server for the settings that decisions depend on.
+    fn probe(&mut self, ground: &Ground) {
+        let names: Vec<String> = ground.policy.setting_names().into_iter().collect();
+        let mut text = "SELECT pg_catalog.to_json(pg_catalog.current_schemas(true))::pg_catalog.text, CURRENT_USER::pg_catalog.text".to_owned();
+        for name in &names {
+            text.push_str(&format!(", pg_catalog.current_setting('menshen.{name}', true)"));
+        }
+        for part in [
+            message::parse(PROBE, &text, &[]),
+            message::bind_plain(PROBE, PROBE),
+            message::execute(PROBE),
+            message::close_statement(PROBE),
+        ] {
+            self.to_server(part);
+        }
+        self.owed.push_back(Owed::Probe { names, values: None });
+        if self.pipeline {
+            self.to_server(message::flush());
+        } else {
+            self.to_server(message::sync());
+            self.owed.push_back(Owed::Sync { own: true });
+        }
+        self.hold = Some(Hold::Probe);
+    }
+
+    /// The probe's row has come.
+    pub(super) fn probed(&mut self, names: &[String], values: Option<Vec<Option<String>>>) {
+        let mut values = values.unwrap_or_default().into_iter();
+        let path = values
+            .next()
+            .flatten()
+            .and_then(|json| serde_json::from_str::<Vec<String>>(&json).ok());
+        let user = values.next().flatten();
+        let (Some(search_path), Some(current_user)) = (path, user) else {
+            self.violation("the server did not answer the question for its settings");
+            return;
+        };
+        let settings = names
+            .iter()
+            .zip(values)
+            .filter_map(|(name, value)| Some((name.clone(), value.filter(|v| !v.is_empty())?)))
+            .collect();
+        self.known = Some(Known {
+            search_path,
+            current_user,
+            declared: Declared { settings },
+        });
+        self.stale = false;
+        if self.hold == Some(Hold::Probe) {
+            self.hold = None;
+        }
+    }
+
+    /// A prepared statement as the server will know it when it has worked through what was sent: pending entries first.
+    pub(super) fn lookup(&self, name: &str) -> Option<Arc<Prepared>> {
+        for owed in self.owed.iter().rev() {
+            match owed {
+                Owed::Parse { name: n, prepared, .. } if n == name => return Some(Arc::clone(prepared)),
+                Owed::Close { statement: Some(n), .. } if n == name => return None,
+                _ => {}
+            }
+        }
+        self.statements.get(name).cloned()
+    }
+}
+
+impl Prepared {
+    /// The plan that EXECUTE of this name runs.
+    pub(super) fn inner(&self, name: &str) -> Option<Arc<StatementPlan>> {
+        if !self.by_sql {
+            return self.statement();
+        }
+        self.plan.statements.iter().find_map(|s| match &s.kind {
+            StatementKind::Prepare { name: n, inner, .. } if n == name => Some(Arc::clone(inner)),
+            _ => None,
+        })
+    }
+}
+
+fn key(standing: Standing, known: &Known, ground: &Ground) -> Key {
+    Key {
+        standing,
+        search_path: known.search_path.clone(),
+        current_user: known.current_user.clone(),
+        policy: ground.policy.epoch,
+        catalog: ground.catalog.epoch,
+    }
+}
+
+/// In an aborted transaction the server takes nothing but its end; its own words.
+pub(super) fn aborted() -> Refusal {
+    Refusal {
+        sqlstate: "25P02",
+        rule: "aborted-transaction",
+        message: "current transaction is aborted, commands ignored until end of transaction block".to_owned(),
+        hint: "".into(),
+        position: None,
+        incident: false,
+    }
+}

@@ -1,0 +1,168 @@
+//! Replies owed: one entry for everything sent upstream, in order, with what its success does to the session's state.
+
+use std::sync::Arc;
+
+use crate::guard::{Plan, StatementPlan};
+use crate::meter::Layout;
+use crate::policy::{Limit, Standing};
+use crate::wire::Refusal;
+
+/// What a plan was made under. A plan whose key differs from now's is stale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    pub standing: Standing,
+    pub search_path: Vec<String>,
+    pub current_user: String,
+    pub policy: u64,
+    pub catalog: u64,
+}
+
+/// A prepared statement, by Parse or by PREPARE: the server keeps both under one set of names.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    pub id: u64,
+    /// The client's text (for PREPARE: the whole command).
+    pub text: Arc<str>,
+    pub types: Vec<u32>,
+    pub plan: Plan,
+    /// `None` for a text that depends on nothing.
+    pub key: Option<Key>,
+    /// Made by PREPARE.
+    pub by_sql: bool,
+}
+
+impl Prepared {
+    /// The plan of what an Execute runs.
+    pub fn statement(&self) -> Option<Arc<StatementPlan>> {
+        self.plan.statements.first().cloned()
+    }
+}
+
+/// A portal.
+#[derive(Debug, Clone)]
+pub(super) struct Portal {
+    pub prepared: Arc<Prepared>,
+    pub charge: Arc<Charge>,
+}
+
+/// Whose account pays, and which limits hold: fixed when the statement is started.
+#[derive(Debug)]
+pub(super) struct Charge {
+    pub limits: Arc<[Limit]>,
+    pub sanctioned: bool,
+}
+
+/// What the server said of a statement's rows.
+#[derive(Debug, Clone)]
+pub(super) enum Shape {
+    /// NoData.
+    Nothing,
+    /// Names of the columns, and (relation, attribute) of each.
+    Rows {
+        names: Vec<String>,
+        origins: Vec<(u32, i16)>,
+    },
+}
+
+/// A statement whose rows are on their way.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub plan: Arc<StatementPlan>,
+    pub charge: Arc<Charge>,
+    pub layout: Option<Layout>,
+    pub rows: u64,
+    pub new_people: Vec<u64>,
+    pub estimated: u64,
+}
+
+impl Running {
+    pub fn new(plan: Arc<StatementPlan>, charge: Arc<Charge>) -> Self {
+        Self {
+            plan,
+            charge,
+            layout: None,
+            rows: 0,
+            new_people: Vec::new(),
+            estimated: 0,
+        }
+    }
+}
+
+/// What is expected next from the server.
+#[derive(Debug)]
+pub(super) enum Owed {
+    /// ParseComplete. `own`: not the client's.
+    Parse {
+        own: bool,
+        name: String,
+        prepared: Arc<Prepared>,
+    },
+    /// ParameterDescription and RowDescription or NoData, of our own Describe of this prepared statement.
+    Shape { id: u64 },
+    /// The same for the client.
+    DescribeStatement { prepared: Option<(String, Arc<Prepared>)> },
+    /// RowDescription or NoData for the client.
+    DescribePortal { portal: Option<Portal> },
+    /// BindComplete.
+    Bind { name: String, portal: Portal },
+    /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute {
+        running: Option<Running>,
+        id: Option<u64>,
+        stopped: bool,
+        prepared: Option<Arc<Prepared>>,
+    },
+    /// CloseComplete. `own`: not the client's.
+    Close {
+        own: bool,
+        statement: Option<String>,
+        portal: Option<String>,
+    },
+    /// ReadyForQuery after a Sync. `own`: not the client's.
+    Sync { own: bool },
+    /// Everything up to ReadyForQuery, for the statements of a Query.
+    Query {
+        running: Vec<Running>,
+        at: usize,
+        stopped: bool,
+        prepared: Vec<(String, Arc<Prepared>)>,
+    },
+    /// The answer to our probe of settings: ParseComplete, BindComplete, DataRow, CommandComplete, CloseComplete.
+    Probe {
+        names: Vec<String>,
+        values: Option<Vec<Option<String>>>,
+    },
+    /// An error that we provoked so that the server comes to the state in which the refused message would have left it;
+    /// `None`: the client has had its error already. For a Query, ReadyForQuery follows.
+    Refused { refusal: Option<Refusal>, query: bool },
+}
+
+impl Owed {
+    /// Whether what the client sends next must wait for the end of this.
+    pub fn is_barrier(&self) -> bool {
+        let blocks = |r: &Running| {
+            r.plan.may_change_settings
+                || r.plan.ddl
+                || !r.plan.meter.is_empty()
+                || matches!(
+                    r.plan.kind,
+                    crate::guard::StatementKind::Prepare { .. }
+                        | crate::guard::StatementKind::Deallocate { .. }
+                        | crate::guard::StatementKind::DiscardAll
+                )
+        };
+        match self {
+            Self::Execute { running, stopped, .. } => *stopped || running.as_ref().is_some_and(blocks),
+            Self::Query { running, stopped, .. } => *stopped || running.iter().any(blocks),
+            Self::Probe { .. } => true,
+            Self::Parse { .. }
+            | Self::Shape { .. }
+            | Self::DescribeStatement { .. }
+            | Self::DescribePortal { .. }
+            | Self::Bind { .. }
+            | Self::Close { .. }
+            | Self::Sync { .. }
+            | Self::Refused { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! Server messages, taken against the queue of replies owed. What nobody is owed closes the session.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pgwire::messages::data::{DataRow, RowDescription};
+use pgwire::messages::response::ReadyForQuery;
+
+use super::judging::aborted;
+use super::notes::Note;
+use super::owed::{Owed, Prepared, Running, Shape};
+use super::{Hold, Phase, Session};
+use crate::guard::{StatementKind, StatementPlan};
+use crate::meter::Layout;
+use crate::wire::frame::Frame;
+use crate::wire::{Refusal, message};
+
+impl Session {
+    /// Takes one server message.
+    pub(super) fn server_frame(&mut self, frame: Frame, now: Timestamp) {
+        if self.phase == Phase::Startup {
+            self.startup_reply(frame);
+            return;
+        }
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if frame.kind != b'D' && !self.batch.is_empty() {
+            // Rows go before what follows them.
+            self.charge_batch(now);
+            if self.charging {
+                self.server.push_back(frame);
+                return;
+            }
+        }
+        match frame.kind {
+            b'S' => self.parameter_status(frame),
+            b'N' => self.notice_response(frame),
+            b'A' => self.to_client(frame.bytes),
+            b'1' => self.parse_complete(frame),
+            b'2' => self.bind_complete(frame),
+            b'3' => self.close_complete(frame),
+            b't' => self.parameter_description(frame),
+            b'T' => self.row_description(frame),
+            b'n' => self.no_data(frame),
+            b'D' => self.data_row(frame, now),
+            b'C' => self.command_complete(frame),
+            b'I' => self.command_complete(frame),
+            b's' => self.portal_suspended(frame),
+            b'E' => self.error_response(frame),
+            b'Z' => self.ready_for_query(frame),
+            // CopyInResponse, CopyOutResponse, CopyData, CopyDone.
+            b'G' | b'H' | b'd' | b'c' => self.copy(frame),
+            // CopyBothResponse, FunctionCallResponse, Authentication, BackendKeyData, NegotiateProtocolVersion: not now.
+            other => self.violation(&format!(
+                "server message of type {:?} that nobody is owed",
+                char::from(other)
+            )),
+        }
+    }
+
+    fn unowed(&mut self, frame: &Frame) {
+        self.violation(&format!(
+            "server message of type {:?} that nobody is owed",
+            char::from(frame.kind)
+        ));
+    }
+
+    /// The statement whose rows are on their way.
+    pub(super) fn running(&mut self) -> Option<&mut Running> {
+        match self.owed.front_mut()? {
+            Owed::Execute { running, .. } => running.as_mut(),
+            Owed::Query { running, at, .. } => running.get_mut(*at),
+            Owed::Parse { .. }
+            | Owed::Shape { .. }
+            | Owed::DescribeStatement { .. }
+            | Owed::DescribePortal { .. }
+            | Owed::Bind { .. }
+            | Owed::Close { .. }
+            | Owed::Sync { .. }
+            | Owed::Probe { .. }
+            | Owed::Refused { .. } => None,
+        }
+    }
+
+    /// Whether errors and notices of now may carry values of rows.
+    fn must_scrub(&self) -> bool {
+        let scrubs = |p: Option<Arc<StatementPlan>>| p.is_some_and(|p| p.scrub);
+        match self.owed.front() {
+            Some(Owed::Execute { running, .. }) => running.as_ref().is_some_and(|r| r.plan.scrub),
+            Some(Owed::Query { running, .. }) => running.iter().any(|r| r.plan.scrub),
+            Some(Owed::Parse { prepared, .. }) => scrubs(prepared.statement()),
+            Some(Owed::Bind { portal, .. }) => scrubs(portal.statement()),
+            // Constraint triggers may speak at Sync (COMMIT of the implicit transaction).
+            Some(Owed::Sync { .. }) | None => true,
+            Some(
+                Owed::Shape { .. }
+                | Owed::DescribeStatement { .. }
+                | Owed::DescribePortal { .. }
+                | Owed::Close { .. }
+                | Owed::Probe { .. }
+                | Owed::Refused { .. },
+            ) => false,
+        }
+    }
+
+    fn words(&self, frame: &Frame) -> bytes::Bytes {
+        if !self.must_scrub() {
+            return frame.bytes.clone();
+        }
+        let scrubbed = message::scrubbed(frame);
+        if scrubbed.is_empty() {
+            let refusal = Refusal {
+                sqlstate: "XX000",
+                ..Refusal::unsupported(
+                    "unreadable-error",
+                    "the server raised an error whose text Menshen cannot read",
+                    "SET client_encoding = 'UTF8'",
+                )
+            };
+            return if frame.kind == b'N' {
+                message::notice(&refusal.message, "")
+            } else {
+                message::error(&refusal, "ERROR")
+            };
+        }
+        scrubbed
+    }
+
+    fn notice_response(&mut self, frame: Frame) {
+        let words = self.words(&frame);
+        self.to_client(words);
+    }
+
+    fn parse_complete(&mut self, frame: Frame) {
+        match self.owed.front() {
+            Some(Owed::Parse { .. }) => {
+                if let Some(Owed::Parse { own, name, prepared }) = self.owed.pop_front() {
+                    self.statements.insert(name, prepared);
+                    if !own {
+                        self.to_client(frame.bytes);
+                    }
+                }
+            }
+            Some(Owed::Probe { .. }) => {}
+            _ => self.unowed(&frame),
+        }
+    }
+
+    fn bind_complete(&mut self, frame: Frame) {
+        match self.owed.front() {
+            Some(Owed::Bind { .. }) => {
+                if let Some(Owed::Bind { name, portal }) = self.owed.pop_front() {
+                    self.portals.insert(name, portal);
+                    self.to_client(frame.bytes);
+                }
+            }
+            Some(Owed::Probe { .. }) => {}
+            _ => self.unowed(&frame),
+        }
+    }
+
+    fn close_complete(&mut self, frame: Frame) {
+        match self.owed.pop_front() {
+            Some(Owed::Close { own, statement, portal }) => {
+                if let Some(name) = statement {
+                    if let Some(gone) = self.statements.remove(&name) {
+                        self.shapes.remove(&gone.id);
+                        self.portals.retain(|_, p| p.prepared.id != gone.id);
+                    }
+                }
+                if let Some(name) = portal {
+                    self.portals.remove(&name);
+                }
+                if !own {
+                    self.to_client(frame.bytes);
+                }
+            }
+            Some(Owed::Probe { names, values }) => self.probed(&names, values),
+            _ => self.unowed(&frame),
+        }
+    }
+
+    fn parameter_description(&mut self, frame: Frame) {
+        match self.owed.front() {
+            Some(Owed::Shape { .. }) => {}
+            Some(Owed::DescribeStatement { .. }) => self.to_client(frame.bytes),
+            _ => self.unowed(&frame),
+        }
+    }
+
+    fn row_description(&mut self, frame: Frame) {
+        let description: RowDescription = match message::decode(&frame) {
+            Ok(description) => description,
+            Err(bad) => return self.violation(&bad.to_string()),
+        };
+        let names: Vec<String> = description.fields.iter().map(|f| f.name.clone()).collect();
+        let origins: Vec<(u32, i16)> = description
+            .fields
+            .iter()
+            .map(|f| (f.table_id.cast_unsigned(), f.column_id))
+            .collect();
+        match self.owed.front() {
+            Some(Owed::Shape { .. }) => {
+                if let Some(Owed::Shape { id }) = self.owed.pop_front() {
+                    self.shapes.insert(id, Shape::Rows { names, origins });
+                }
+            }
+            Some(Owed::DescribeStatement { .. }) => {
+                if let Some(Owed::DescribeStatement { prepared }) = self.owed.pop_front() {
+                    let plan = prepared.and_then(|(name, p)| if p.by_sql { p.inner(&name) } else { p.statement() });
+                    self.describe_to_client(plan.as_deref(), description);
+                }
+            }
+            Some(Owed::DescribePortal { .. }) => {
+                if let Some(Owed::DescribePortal { portal }) = self.owed.pop_front() {
+                    let plan = portal.and_then(|p| p.statement());
+                    self.describe_to_client(plan.as_deref(), description);
+                }
+            }
+            Some(Owed::Query { stopped: true, .. }) => {}
+            Some(Owed::Query { running, at, .. }) => {
+                let Some(plan) = running.get(*at).map(|r| Arc::clone(&r.plan)) else {
+                    return self.unowed(&frame);
+                };
+                match self.checked_layout(&plan, &names, &origins) {
+                    Ok(layout) => {
+                        self.describe_to_client(Some(&plan), description);
+                        if let Some(running) = self.running() {
+                            running.layout = Some(layout);
+                        }
+                    }
+                    Err((rule, what)) => self.trip(rule, what),
+                }
+            }
+            _ => self.unowed(&frame),
+        }
+    }
+
+    /// The trip-wire, and the places of hidden columns.
+    pub(super) fn checked_layout(
+        &self,
+        plan: &StatementPlan,
+        names: &[String],
+        origins: &[(u32, i16)],
+    ) -> Result<Layout, (&'static str, String)> {
+        if let Some((relation, attribute)) = plan.trip_wire.trip(origins.iter().copied()) {
+            return Err(("trip-wire", format!("relation {relation}, column {attribute}")));
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Layout::new(&plan.meter, &names).map_err(|e| ("hidden-column-missing", e.to_string()))
+    }
+
+    fn describe_to_client(&mut self, plan: Option<&StatementPlan>, mut description: RowDescription) {
+        if let Some(plan) = plan {
+            description
+                .fields
+                .retain(|f| !plan.meter.hidden.iter().any(|h| h.name == f.name));
+        }
+        self.to_client(message::encode(&description));
+    }
+
+    fn no_data(&mut self, frame: Frame) {
+        match self.owed.pop_front() {
+            Some(Owed::Shape { id }) => {
+                self.shapes.insert(id, Shape::Nothing);
+            }
+            Some(Owed::DescribeStatement { .. } | Owed::DescribePortal { .. }) => self.to_client(frame.bytes),
+            _ => self.unowed(&frame),
+        }
+    }
+
+    fn command_complete(&mut self, frame: Frame) {
+        match self.owed.front_mut() {
+            Some(Owed::Execute { .. }) => {
+                if let Some(Owed::Execute {
+                    running,
+                    stopped,
+                    prepared,
+                    ..
+                }) = self.owed.pop_front()
+                {
+                    if stopped {
+                        self.after_stopped_execute();
+                    } else {
+                        if let Some(running) = running {
+                            self.completed(running, prepared);
+                        }
+                        self.to_client(frame.bytes);
+                    }
+                }
+            }
+            Some(Owed::Query { stopped: true, .. }) => {}
+            Some(Owed::Query {
+                running, at, prepared, ..
+            }) => {
+                let finished = running.get_mut(*at).map(|r| {
+                    let plan = Arc::clone(&r.plan);
+                    std::mem::replace(r, Running::new(plan, Arc::clone(&r.charge)))
+                });
+                *at += 1;
+                let kept: Option<Arc<Prepared>> = finished.as_ref().and_then(|f| match &f.plan.kind {
+                    StatementKind::Prepare { name, .. } => {
+                        prepared.iter().find(|(n, _)| n == name).map(|(_, p)| Arc::clone(p))
+                    }
+                    _ => None,
+                });
+                if let Some(finished) = finished {
+                    self.completed(finished, kept);
+                } else if frame.kind != b'I' {
+                    // More completions than statements: a rule or trigger does not make them; the readings differ.
+                    return self.unowed(&frame);
+                }
+                self.to_client(frame.bytes);
+            }
+            Some(Owed::Probe { .. }) => {}
+            _ => self.unowed(&frame),
+        }
+    }
+
+    fn portal_suspended(&mut self, frame: Frame) {
+        match self.owed.pop_front() {
+            Some(Owed::Execute { stopped: true, .. }) => self.after_stopped_execute(),
+            Some(Owed::Execute { running, .. }) => {
+                if let Some(running) = running {
+                    self.note_released(&running);
+                }
+                self.to_client(frame.bytes);
+            }
+            _ => self.unowed(&frame),
+        }
+    }
+
+    /// The client had its error in mid-statement, but the server finished before it was cancelled: it must come to the state
+    /// that the client believes in.
+    fn after_stopped_execute(&mut self) {
+        self.stale = true;
+        let synced = self.owed.iter().any(|o| matches!(o, Owed::Sync { .. }));
+        if !synced {
+            self.provoke_skip(None);
+        }
+    }
+
+    /// A statement has done its work.
+    fn completed(&mut self, running: Running, prepared: Option<Arc<Prepared>>) {
+        let plan = &running.plan;
+        if plan.may_change_settings {
+            self.stale = true;
+            self.transaction_changed = true;
+        }
+        self.transaction_ddl |= plan.ddl;
+        match &plan.kind {
+            StatementKind::Prepare { name, .. } => {
+                if let Some(prepared) = prepared {
+                    self.statements.insert(name.clone(), prepared);
+                }
+            }
+            StatementKind::Deallocate { name: Some(name) } => {
+                self.statements.remove(name);
+            }
+            StatementKind::Deallocate { name: None } => self.statements.clear(),
+            StatementKind::DiscardAll => {
+                self.statements.clear();
+                self.portals.clear();
+            }
+            StatementKind::Query
+            | StatementKind::Write
+            | StatementKind::Transaction
+            | StatementKind::Set
+            | StatementKind::Execute { .. }
+            | StatementKind::Utility => {}
+        }
+        self.note_released(&running);
+    }
+
+    pub(super) fn note_released(&mut self, running: &Running) {
+        if running.rows > 0 {
+            self.note(Note::Released {
+                fingerprint: running.plan.report.fingerprint.clone(),
+                rows: running.rows,
+                new_people: running.new_people.clone(),
+                estimated: running.estimated,
+            });
+        }
+    }
+
+    fn error_response(&mut self, frame: Frame) {
+        let words = self.words(&frame);
+        self.stale = true;
+        match self.owed.front_mut() {
+            Some(Owed::Query { stopped, running, .. }) => {
+                let silent = *stopped;
+                running.clear();
+                *stopped = true;
+                if !silent {
+                    self.to_client(words);
+                }
+            }
+            Some(Owed::Refused { refusal, query }) => {
+                let (refusal, query) = (refusal.take(), *query);
+                if let Some(refusal) = refusal {
+                    self.to_client(message::error(&refusal, "ERROR"));
+                }
+                if !query {
+                    self.skip_to_sync();
+                }
+            }
+            Some(Owed::Execute { stopped: true, .. }) => self.skip_to_sync(),
+            Some(Owed::Probe { .. }) => {
+                // An aborted transaction that we could not know of: the client's message gets the server's own answer.
+                self.owed.pop_front();
+                self.hold = None;
+                if matches!(self.owed.front(), Some(Owed::Sync { own: true })) {
+                    self.status = b'E';
+                } else {
+                    self.to_client(message::error(&aborted(), "ERROR"));
+                    self.client.pop_front();
+                    self.skip_to_sync();
+                }
+            }
+            Some(_) => {
+                self.to_client(words);
+                self.skip_to_sync();
+            }
+            None => {
+                // FATAL outside of any statement (57P01 …): the server closes.
+                self.to_client(words);
+            }
+        }
+    }
+
+    /// After an error the server ignores everything until Sync, and owes nothing for it.
+    fn skip_to_sync(&mut self) {
+        while let Some(owed) = self.owed.front() {
+            if matches!(owed, Owed::Sync { own: false }) {
+                return;
+            }
+            self.owed.pop_front();
+        }
+        self.skipping = true;
+    }
+
+    fn ready_for_query(&mut self, frame: Frame) {
+        let status = match message::decode::<ReadyForQuery>(&frame) {
+            Ok(_) => frame.body().first().copied().unwrap_or(b'E'),
+            Err(bad) => return self.violation(&bad.to_string()),
+        };
+        let own = match self.owed.pop_front() {
+            Some(Owed::Sync { own }) => own,
+            Some(Owed::Query {
+                stopped, running, at, ..
+            }) => {
+                if !stopped && at < running.len() {
+                    // The server ran fewer statements than were judged.
+                    return self.unowed(&frame);
+                }
+                if stopped && status == b'T' && !running.is_empty() {
+                    self.provoke_abort();
+                    return;
+                }
+                false
+            }
+            Some(Owed::Refused { query: true, .. }) => false,
+            _ => return self.unowed(&frame),
+        };
+        self.status = status;
+        if status == b'I' {
+            self.portals.clear();
+            if self.transaction_changed {
+                self.stale = true;
+            }
+            self.transaction_changed = false;
+            if self.transaction_ddl {
+                self.catalog_behind = true;
+            }
+            self.transaction_ddl = false;
+        }
+        if !own {
+            self.to_client(frame.bytes);
+        }
+    }
+
+    fn copy(&mut self, frame: Frame) {
+        match self.owed.front() {
+            Some(Owed::Execute { stopped, .. } | Owed::Query { stopped, .. }) => {
+                if !stopped {
+                    self.to_client(frame.bytes);
+                }
+            }
+            _ => self.unowed(&frame),
+        }
+    }
+
+    /// A row's values, for the probe.
+    pub(super) fn probe_row(&mut self, frame: &Frame) {
+        let row: Result<DataRow, _> = message::decode(frame);
+        let Ok(row) = row else {
+            return self.violation("malformed row");
+        };
+        let mut data: &[u8] = &row.data;
+        let mut cells = Vec::new();
+        for _ in 0..row.field_count {
+            let Some((length, rest)) = data.split_first_chunk::<4>() else {
+                return self.violation("malformed row");
+            };
+            data = rest;
+            match usize::try_from(i32::from_be_bytes(*length)) {
+                Err(_) => cells.push(None),
+                Ok(length) => {
+                    let Some((cell, rest)) = data.split_at_checked(length) else {
+                        return self.violation("malformed row");
+                    };
+                    cells.push(Some(String::from_utf8_lossy(cell).into_owned()));
+                    data = rest;
+                }
+            }
+        }
+        if let Some(Owed::Probe { values, .. }) = self.owed.front_mut() {
+            *values = Some(cells);
+        }
+    }
+
+    /// Ends the statement at the front before (more of) its rows reach the client.
+    pub(super) fn end_statement(&mut self, refusal: &Refusal) {
+        self.to_client(message::error(refusal, "ERROR"));
+        match self.owed.front_mut() {
+            Some(Owed::Execute { stopped, .. } | Owed::Query { stopped, .. }) => *stopped = true,
+            _ => {}
+        }
+        self.hold = Some(Hold::Cancel);
+        self.out.push(super::Action::CancelUpstream);
+    }
+
+    /// The third line of defence.
+    pub(super) fn trip(&mut self, rule: &'static str, what: String) {
+        self.note(Note::Tripped { rule, what });
+        let refusal = Refusal {
+            incident: true,
+            ..Refusal::denied(
+                rule,
+                "the answer holds columns that this statement's plan did not clear",
+                "the security team has been told",
+            )
+        };
+        self.end_statement(&refusal);
+    }
+}

@@ -1,0 +1,168 @@
+//! Rows: held until the ledger has charged them, then released; the rest dropped where a limit is reached.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::notes::Note;
+use super::owed::{Owed, Shape};
+use super::{Action, Session};
+use crate::ledger::{ChargeRequest, Charged, LedgerError};
+use crate::meter::Layout;
+use crate::meter::release::{self, Held};
+use crate::wire::frame::Frame;
+use crate::wire::{Refusal, message};
+
+/// Rows are charged when the burst they came in ends, or at these bounds.
+const BATCH_ROWS: usize = 512;
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// Rows that wait for the ledger.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    rows: Vec<Held>,
+    bytes: usize,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl Session {
+    pub(super) fn data_row(&mut self, frame: Frame, now: Timestamp) {
+        let id = match self.owed.front() {
+            Some(Owed::Probe { .. }) => return self.probe_row(&frame),
+            Some(Owed::Execute { stopped: true, .. } | Owed::Query { stopped: true, .. }) => return,
+            Some(Owed::Execute { id, .. }) => *id,
+            Some(Owed::Query { .. }) => None,
+            _ => return self.violation("a row that nobody is owed"),
+        };
+        if self.running().is_none_or(|r| r.layout.is_none()) {
+            match self.late_layout(id) {
+                Ok(layout) => {
+                    if let Some(running) = self.running() {
+                        running.layout = Some(layout);
+                    }
+                }
+                Err((rule, what)) => return self.trip(rule, what),
+            }
+        }
+        let Some(running) = self.running() else {
+            return self.violation("a row of no statement");
+        };
+        let Some(layout) = &running.layout else { return };
+        if let Some(released) = release::unmetered(Some(layout), frame.bytes.clone()) {
+            self.to_client(released.into_bytes());
+            return;
+        }
+        match release::hold(layout, frame.body()) {
+            Ok(held) => {
+                self.batch.bytes += frame.bytes.len();
+                self.batch.rows.push(held);
+            }
+            Err(bad) => return self.violation(&bad.to_string()),
+        }
+        if self.batch.rows.len() >= BATCH_ROWS || self.batch.bytes >= BATCH_BYTES {
+            self.charge_batch(now);
+        }
+    }
+
+    /// The layout of an Execute's rows, from our own Describe of its statement.
+    fn late_layout(&mut self, id: Option<u64>) -> Result<Layout, (&'static str, String)> {
+        let missing = || ("hidden-column-missing", "rows without a description".to_owned());
+        let plan = self.running().map(|r| Arc::clone(&r.plan)).ok_or_else(missing)?;
+        match id.and_then(|id| self.shapes.get(&id)) {
+            Some(Shape::Rows { names, origins }) => self.checked_layout(&plan, names, origins),
+            Some(Shape::Nothing) | None => Err(missing()),
+        }
+    }
+
+    /// Sends the waiting rows to the ledger.
+    pub(super) fn charge_batch(&mut self, now: Timestamp) {
+        if self.charging || self.batch.is_empty() {
+            return;
+        }
+        let Some(charge) = self.running().map(|r| Arc::clone(&r.charge)) else {
+            self.violation("rows of no statement");
+            return;
+        };
+        self.charging = true;
+        let rows = self
+            .batch
+            .rows
+            .iter_mut()
+            .map(|h| std::mem::take(&mut h.people))
+            .collect();
+        self.out.push(Action::Charge(ChargeRequest {
+            account: Arc::from(self.login.as_str()),
+            limits: Arc::clone(&charge.limits),
+            sanctioned: charge.sanctioned,
+            rows,
+            now,
+        }));
+    }
+
+    /// The ledger has answered.
+    pub(super) fn release_batch(&mut self, result: Result<Charged, LedgerError>, _now: Timestamp) {
+        let batch = std::mem::take(&mut self.batch);
+        let charged = match result {
+            Ok(charged) => charged,
+            Err(error) => {
+                self.note(Note::LedgerFailed(error.to_string()));
+                let refusal = Refusal {
+                    sqlstate: "58000",
+                    rule: "ledger",
+                    message: "rows could not be counted, so they are not released".to_owned(),
+                    hint: "the ledger of Menshen is out of order; tell its operators".into(),
+                    position: None,
+                    incident: true,
+                };
+                self.end_statement(&refusal);
+                return;
+            }
+        };
+        if let Some(running) = self.running() {
+            running.rows += u64::try_from(charged.released).unwrap_or(u64::MAX);
+            running.estimated += charged.estimated;
+            running
+                .new_people
+                .resize(charged.new_people.len().max(running.new_people.len()), 0);
+            for (sum, new) in running.new_people.iter_mut().zip(&charged.new_people) {
+                *sum += new;
+            }
+        }
+        for row in release::release(batch.rows, &charged) {
+            self.to_client(row.into_bytes());
+        }
+        for crossing in &charged.crossings {
+            self.to_client(message::notice(
+                &crossing.reading.to_string(),
+                &crossing.reading.left_text(),
+            ));
+            self.note(Note::Crossed {
+                limit: crossing.limit.clone(),
+                share: crossing.share,
+                reading: crossing.reading.clone(),
+            });
+        }
+        if let Some(stopped) = charged.stopped {
+            let refusal = Refusal {
+                sqlstate: "53400",
+                rule: "stop-at",
+                message: format!("exposure limit reached: {}", stopped.reading),
+                hint: "the next person's record would reach the line; ask your security team, or wait for the window to move on".into(),
+                position: None,
+                incident: false,
+            };
+            if let Some(running) = self.running() {
+                let plan = Arc::clone(&running.plan);
+                let finished = std::mem::replace(running, super::owed::Running::new(plan, Arc::clone(&running.charge)));
+                self.note_released(&finished);
+            }
+            self.note(Note::Stopped(stopped));
+            self.end_statement(&refusal);
+        }
+    }
+}

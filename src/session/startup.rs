@@ -1,0 +1,242 @@
+//! Start-up: the StartupMessage rewritten, authentication passed through, up to the first ReadyForQuery.
+//!
+//! The token mask's key travels here: two settings with random names in the upstream StartupMessage. They are no part of any
+//! statement, so no server log or view shows them, and `RESET ALL` keeps them.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::rows::Batch;
+use super::{Action, Note, Phase, Session, Settings};
+use crate::mask::{TokenSettings, token_pads};
+use crate::wire::frame::Frame;
+use crate::wire::{Refusal, message};
+
+/// A client's StartupMessage: protocol version and parameters in order.
+#[derive(Debug, Clone)]
+pub struct Startup {
+    /// As sent, e.g. 196608 for 3.0.
+    pub version: i32,
+    /// Names and values.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Startup {
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// Reads the body of a StartupMessage (after its length): version, then pairs of zero-terminated strings.
+///
+/// # Errors
+/// 08P01 where it is not of that form or not version 3; 0A000 for replication.
+pub fn parse_startup(body: &[u8]) -> Result<Startup, Refusal> {
+    let bad = |what: &str| Refusal {
+        sqlstate: "08P01",
+        rule: "startup",
+        message: format!("invalid startup packet: {what}"),
+        hint: "connect with a client of PostgreSQL 7.4 or later".into(),
+        position: None,
+        incident: false,
+    };
+    let (version, rest) = body.split_first_chunk::<4>().ok_or_else(|| bad("too short"))?;
+    let version = i32::from_be_bytes(*version);
+    if version >> 16 != 3 {
+        return Err(bad("protocol version is not 3"));
+    }
+    let mut parameters = Vec::new();
+    let mut strings = rest.split(|b| *b == 0);
+    loop {
+        let name = strings.next().ok_or_else(|| bad("no end"))?;
+        if name.is_empty() {
+            break;
+        }
+        let value = strings.next().ok_or_else(|| bad("a parameter without value"))?;
+        let text = |b: &[u8]| {
+            std::str::from_utf8(b)
+                .map(str::to_owned)
+                .map_err(|_| bad("a parameter is not UTF-8"))
+        };
+        parameters.push((text(name)?, text(value)?));
+    }
+    let startup = Startup { version, parameters };
+    if startup.parameter("user").is_none_or(str::is_empty) {
+        return Err(Refusal {
+            sqlstate: "28000",
+            ..bad("no user name")
+        });
+    }
+    if startup
+        .parameter("replication")
+        .is_some_and(|v| !matches!(v, "false" | "off" | "no" | "0"))
+    {
+        return Err(Refusal::unsupported(
+            "replication",
+            "Menshen does not pass replication connections",
+            "replicate from the server itself: its stream carries every row unmasked",
+        ));
+    }
+    for (name, value) in &startup.parameters {
+        if name.to_ascii_lowercase().contains("menshen.k") || value.to_ascii_lowercase().contains("menshen.k") {
+            return Err(Refusal::denied(
+                "key-setting",
+                "settings named menshen.k… belong to Menshen itself",
+                "leave them out",
+            ));
+        }
+    }
+    Ok(startup)
+}
+
+impl Session {
+    /// A session for a StartupMessage, with what to send upstream.
+    #[must_use]
+    pub fn new(startup: &Startup, settings: Settings) -> (Self, Vec<Action>) {
+        let login = startup.parameter("user").unwrap_or_default().to_owned();
+        let database = startup
+            .parameter("database")
+            .filter(|d| !d.is_empty())
+            .unwrap_or(&login)
+            .to_owned();
+        let token = TokenSettings {
+            inner: format!("menshen.k{}i", settings.nonce),
+            outer: format!("menshen.k{}o", settings.nonce),
+        };
+        let (inner, outer) = token_pads(&settings.token_key);
+        let mut body = BytesMut::new();
+        body.put_i32(startup.version);
+        let own = [(token.inner.clone(), inner), (token.outer.clone(), outer)];
+        for (name, value) in startup.parameters.iter().chain(&own) {
+            body.put_slice(name.as_bytes());
+            body.put_u8(0);
+            body.put_slice(value.as_bytes());
+            body.put_u8(0);
+        }
+        body.put_u8(0);
+        let mut packet = BytesMut::new();
+        packet.put_i32(i32::try_from(body.len() + 4).unwrap_or(i32::MAX));
+        packet.put_slice(&body);
+        let session = Self {
+            settings,
+            judge: None,
+            phase: Phase::Startup,
+            login,
+            database,
+            token,
+            status: b'I',
+            client: VecDeque::new(),
+            server: VecDeque::new(),
+            owed: VecDeque::new(),
+            hold: None,
+            known: None,
+            stale: true,
+            transaction_changed: false,
+            transaction_ddl: false,
+            catalog_behind: false,
+            refreshed_for_front: false,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            shapes: HashMap::new(),
+            next_prepared: 0,
+            pipeline: false,
+            pipeline_wrote: false,
+            skipping: false,
+            skipping_here: false,
+            flushed: false,
+            encoding: "UTF8".to_owned(),
+            standard_strings: true,
+            batch: Batch::default(),
+            charging: false,
+            out: Vec::new(),
+        };
+        (session, vec![Action::ToServer(packet.freeze())])
+    }
+
+    /// A server message before the first ReadyForQuery.
+    pub(super) fn startup_reply(&mut self, frame: Frame) {
+        match frame.kind {
+            b'R' => self.authentication(frame),
+            b'K' => {
+                self.out.push(Action::Key(Bytes::copy_from_slice(frame.body())));
+                self.to_client(frame.bytes);
+            }
+            b'S' => self.parameter_status(frame),
+            b'E' => {
+                // The server refuses: its own words, and it closes.
+                self.to_client(frame.bytes);
+                self.close(Some("the server refused the connection".to_owned()));
+            }
+            b'N' | b'v' => self.to_client(frame.bytes),
+            b'Z' => {
+                self.phase = Phase::Ready;
+                self.to_client(frame.bytes);
+            }
+            other => self.violation(&format!(
+                "server message of type {:?} during start-up",
+                char::from(other)
+            )),
+        }
+    }
+
+    fn authentication(&mut self, frame: Frame) {
+        let Some((code, rest)) = frame.body().split_first_chunk::<4>() else {
+            self.violation("authentication request without a code");
+            return;
+        };
+        match i32::from_be_bytes(*code) {
+            // AuthenticationOk
+            0 => {
+                self.note(Note::Authenticated);
+                self.out.push(Action::Authenticated);
+                self.to_client(frame.bytes);
+            }
+            // AuthenticationSASL: the TLS channel ends here, so binding to it can't be offered.
+            10 => {
+                let kept: Vec<&[u8]> = rest
+                    .split(|b| *b == 0)
+                    .filter(|m| !m.is_empty() && *m != b"SCRAM-SHA-256-PLUS")
+                    .collect();
+                if kept.is_empty() {
+                    let refusal = Refusal::unsupported(
+                        "channel-binding",
+                        "the server offers only authentication with channel binding, which cannot pass a proxy",
+                        "allow SCRAM-SHA-256 without channel binding",
+                    );
+                    self.to_client(message::error(&refusal, "FATAL"));
+                    self.close(Some("no authentication method remains".to_owned()));
+                    return;
+                }
+                let mut body = BytesMut::new();
+                body.put_i32(10);
+                for method in kept {
+                    body.put_slice(method);
+                    body.put_u8(0);
+                }
+                body.put_u8(0);
+                let mut packet = BytesMut::new();
+                packet.put_u8(b'R');
+                packet.put_i32(i32::try_from(body.len() + 4).unwrap_or(i32::MAX));
+                packet.put_slice(&body);
+                self.to_client(packet.freeze());
+            }
+            // Cleartext, MD5, GSS, GSS continue, SSPI, SASL continue, SASL final: the client's and server's own affair.
+            3 | 5 | 7 | 8 | 9 | 11 | 12 => self.to_client(frame.bytes),
+            other => self.violation(&format!("authentication request {other}")),
+        }
+    }
+
+    /// ParameterStatus, at any time: two settings decide how the server reads texts.
+    pub(super) fn parameter_status(&mut self, frame: Frame) {
+        let mut parts = frame.body().split(|b| *b == 0);
+        let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let value = String::from_utf8_lossy(value);
+        match name {
+            b"client_encoding" => self.encoding = value.to_ascii_uppercase(),
+            b"standard_conforming_strings" => self.standard_strings = value == "on",
+            _ => {}
+        }
+        self.to_client(frame.bytes);
+    }
+}

@@ -1,0 +1,70 @@
+//! Framing: one message is a type byte, a length (int32, itself included) and a body. Bodies stay bytes until somebody needs them.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Most bytes of one message from a client. PostgreSQL allows 1 GB; a statement is bounded far below, COPY data comes in pieces.
+pub const FRONTEND_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most bytes of one message from the server: a row may hold values of up to 1 GB.
+pub const BACKEND_BYTES_MAX: usize = 0x3fff_ffff;
+
+/// One message as it stands in the stream.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Type byte.
+    pub kind: u8,
+    /// The whole message: type, length, body.
+    pub bytes: Bytes,
+}
+
+impl Frame {
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        self.bytes.get(5..).unwrap_or(&[])
+    }
+
+    /// The body as a buffer of its own, for decoders that consume it.
+    #[must_use]
+    pub fn body_mut(&self) -> BytesMut {
+        BytesMut::from(self.body())
+    }
+}
+
+/// A length that no message has. The connection ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("message of type {kind:?} claims a length of {length}")]
+pub struct BadLength {
+    /// Type byte.
+    pub kind: char,
+    /// Claimed length.
+    pub length: i64,
+}
+
+/// Takes the next whole message off the front of a buffer; `None` where more bytes are needed.
+///
+/// # Errors
+/// Where the length is below 4 or above `max`.
+pub fn next(buffer: &mut BytesMut, max: usize) -> Result<Option<Frame>, BadLength> {
+    let Some((head, _)) = buffer.split_first_chunk::<5>() else {
+        return Ok(None);
+    };
+    let [kind, a, b, c, d] = *head;
+    let length = i32::from_be_bytes([a, b, c, d]);
+    let bad = || BadLength {
+        kind: char::from(kind),
+        length: i64::from(length),
+    };
+    let whole = usize::try_from(length)
+        .ok()
+        .filter(|l| *l >= 4 && *l <= max)
+        .ok_or_else(bad)?
+        + 1;
+    if buffer.len() < whole {
+        return Ok(None);
+    }
+    let mut bytes = buffer.split_to(whole);
+    Ok(Some(Frame {
+        kind,
+        bytes: bytes.copy_to_bytes(whole),
+    }))
+}
