@@ -51,7 +51,7 @@ pub enum RelationKind {
 }
 
 /// A column of a relation. Dropped columns are not loaded.
-#[derive(Debug, Clone, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 pub struct Column {
     /// `pg_attribute.attnum`, from 1.
     pub attnum: i16,
@@ -73,7 +73,7 @@ pub struct Column {
 }
 
 /// A relation: anything a FROM clause can name, and sequences.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
     /// `pg_class.oid`
     pub oid: Oid,
@@ -105,7 +105,7 @@ impl Relation {
 }
 
 /// A function, procedure or aggregate that is not built in (its oid is 16384 or more, or its schema is not `pg_catalog`).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
     /// `pg_proc.oid`
     pub oid: Oid,
@@ -172,5 +172,17 @@ impl Catalog {
     #[must_use]
     pub fn groups_of(&self, login: &str) -> BTreeSet<String> {
         self.memberships.get(login).cloned().unwrap_or_default()
+    }
+}
+
+impl Catalog {
+    /// Whether another snapshot says the same, whatever its epoch.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.relations == other.relations
+            && self.functions == other.functions
+            && self.operators == other.operators
+            && self.memberships == other.memberships
+            && self.server_version_num == other.server_version_num
     }
 }

@@ -1,1 +1,348 @@
-//! `menshen.toml`: the file as written, then resolved; every mistake reported at once.
+//! `menshen.toml`: read, checked and resolved; every mistake reported at once. Paths in it are relative to the file's own
+//! directory. DESIGN §9 is the format.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use crate::alert::SinkConfig;
+use crate::policy::Problem;
+use crate::policy::reader::{Reader, Section};
+
+/// How the connection to the server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslMode {
+    /// Never.
+    Disable,
+    /// Where the server can; its certificate is not checked.
+    Prefer,
+    /// Always; its certificate is not checked.
+    Require,
+    /// Always; certificate and host name are checked against `root_cert`.
+    VerifyFull,
+}
+
+/// The resolved configuration. Every key has a default.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `listen`. *Default: `127.0.0.1:6432`*
+    pub listen: String,
+    /// `policy`. *Default: `policy.toml`*
+    pub policy: PathBuf,
+    /// `key_file`: 32 random bytes in hex, made with mode 0600 at the first start. *Default: `var/menshen.key`*
+    pub key_file: PathBuf,
+    /// `[upstream] hosts`: the first one is used. *Default: `127.0.0.1:5432`*
+    pub upstream: String,
+    /// `[upstream] sslmode`. *Default: `prefer`*
+    pub sslmode: SslMode,
+    /// `[upstream] root_cert`: PEM, for `verify-full`.
+    pub root_cert: Option<PathBuf>,
+    /// `[upstream] service.user`: the login that reads pg_catalog. *Default: `menshen`*
+    pub service_user: String,
+    /// `[upstream] service.password_file`: its trimmed content; none for trust and peer.
+    pub service_password_file: Option<PathBuf>,
+    /// `[ledger] path`. *Default: `var/ledger`*
+    pub ledger: PathBuf,
+    /// `[audit] path`. *Default: `var/audit`*
+    pub audit: PathBuf,
+    /// `[[alerts]]`. *Default: the log*
+    pub alerts: Vec<SinkConfig>,
+    /// Undelivered alerts: `outbox` beside the ledger.
+    pub outbox: PathBuf,
+    /// `[tls] cert` and `key`: PEM; without, SSLRequest is answered `N`.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// `[catalog] refresh_seconds`. *Default: 60*
+    pub refresh_seconds: u64,
+    /// `[limits] startup_seconds_max`: from connect to the end of authentication. *Default: 60*
+    pub startup_seconds_max: u64,
+    /// `[limits] statement_bytes_max`. *Default and most: 262144*
+    pub statement_bytes_max: usize,
+    /// `[limits] sessions_max`. *Default: 1000*
+    pub sessions_max: usize,
+}
+
+/// What the command line says besides.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--upstream`
+    pub upstream: Option<String>,
+    /// `--policy`
+    pub policy: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| vec![Problem::of_file(path, format!("cannot read the configuration: {e}"))])?;
+        let mut reader = Reader::new(path, &text);
+        let Some(table) = reader.parse() else {
+            return Err(reader.problems);
+        };
+        let mut config = read(
+            &mut reader,
+            &Section::root(&table),
+            path.parent().unwrap_or(Path::new(".")),
+        );
+        if let Some(listen) = &overrides.listen {
+            config.listen.clone_from(listen);
+        }
+        if let Some(upstream) = &overrides.upstream {
+            config.upstream.clone_from(upstream);
+        }
+        if let Some(policy) = &overrides.policy {
+            config.policy.clone_from(policy);
+        }
+        for (what, address) in [("listen", &config.listen), ("upstream", &config.upstream)] {
+            if let Err(e) = resolve(address) {
+                reader.error(
+                    &(0..0),
+                    format!("{what} address `{address}`: {e}"),
+                    Some("write host:port".to_owned()),
+                );
+            }
+        }
+        if reader.failed() {
+            Err(reader.problems)
+        } else {
+            Ok(config)
+        }
+    }
+}
+
+/// The first address of `host:port`.
+///
+/// # Errors
+/// Where it does not resolve.
+pub fn resolve(address: &str) -> Result<SocketAddr, String> {
+    address
+        .to_socket_addrs()
+        .map_err(|e| e.to_string())?
+        .next()
+        .ok_or_else(|| "no address".to_owned())
+}
+
+fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config {
+    reader.known(
+        root,
+        &[
+            "listen", "policy", "key_file", "upstream", "ledger", "audit", "alerts", "tls", "catalog", "limits",
+        ],
+    );
+    let at = |path: String| base.join(path);
+    let text = |reader: &mut Reader<'t>, section: &Section<'t>, key: &str, default: &str| {
+        reader
+            .string(section, key)
+            .map_or_else(|| default.to_owned(), |(t, _)| t)
+    };
+    let mut config = Config {
+        listen: text(reader, root, "listen", "127.0.0.1:6432"),
+        policy: at(text(reader, root, "policy", "policy.toml")),
+        key_file: at(text(reader, root, "key_file", "var/menshen.key")),
+        upstream: "127.0.0.1:5432".to_owned(),
+        sslmode: SslMode::Prefer,
+        root_cert: None,
+        service_user: "menshen".to_owned(),
+        service_password_file: None,
+        ledger: at("var/ledger".to_owned()),
+        audit: at("var/audit".to_owned()),
+        alerts: vec![SinkConfig::Log],
+        outbox: PathBuf::new(),
+        tls: None,
+        refresh_seconds: 60,
+        startup_seconds_max: 60,
+        statement_bytes_max: crate::guard::parse::STATEMENT_BYTES_MAX,
+        sessions_max: 1000,
+    };
+    if let Some(upstream) = reader.section(root, "upstream") {
+        reader.known(&upstream, &["hosts", "sslmode", "root_cert", "service"]);
+        let hosts = reader.strings(&upstream, "hosts");
+        if hosts.len() > 1 {
+            reader.warn(
+                &upstream.span,
+                "only the first of `hosts` is used by this version",
+                None,
+            );
+        }
+        if let Some((host, _)) = hosts.into_iter().next() {
+            config.upstream = host;
+        }
+        config.root_cert = reader.string(&upstream, "root_cert").map(|(p, _)| at(p));
+        if let Some((mode, span)) = reader.string(&upstream, "sslmode") {
+            config.sslmode = match mode.as_str() {
+                "disable" => SslMode::Disable,
+                "prefer" => SslMode::Prefer,
+                "require" => SslMode::Require,
+                "verify-full" => SslMode::VerifyFull,
+                other => {
+                    reader.error(
+                        &span,
+                        format!("sslmode `{other}` is none of disable, prefer, require, verify-full"),
+                        None,
+                    );
+                    SslMode::VerifyFull
+                }
+            };
+        }
+        if config.sslmode == SslMode::VerifyFull && config.root_cert.is_none() {
+            reader.error(&upstream.span, "sslmode verify-full needs `root_cert`", None);
+        }
+        if let Some(service) = reader.section(&upstream, "service") {
+            reader.known(&service, &["user", "password_file"]);
+            config.service_user = text(reader, &service, "user", "menshen");
+            config.service_password_file = reader.string(&service, "password_file").map(|(p, _)| at(p));
+        }
+    }
+    for (name, place) in [("ledger", &mut config.ledger), ("audit", &mut config.audit)] {
+        if let Some(section) = reader.section(root, name) {
+            reader.known(&section, &["path"]);
+            if let Some((path, _)) = reader.string(&section, "path") {
+                *place = at(path);
+            }
+        }
+    }
+    config.outbox = config.ledger.parent().unwrap_or(base).join("outbox");
+    if root.get("alerts").is_some() {
+        config.alerts = sinks(reader, root, base);
+    }
+    if let Some(tls) = reader.section(root, "tls") {
+        reader.known(&tls, &["cert", "key"]);
+        let cert = reader.required(&tls, "cert");
+        let key = reader.required(&tls, "key");
+        config.tls = cert.zip(key).map(|((c, _), (k, _))| (at(c), at(k)));
+    }
+    if let Some(catalog) = reader.section(root, "catalog") {
+        reader.known(&catalog, &["refresh_seconds"]);
+        config.refresh_seconds = bounded(reader, &catalog, "refresh_seconds", 60, 1, 86_400);
+    }
+    if let Some(limits) = reader.section(root, "limits") {
+        reader.known(&limits, &["startup_seconds_max", "statement_bytes_max", "sessions_max"]);
+        config.startup_seconds_max = bounded(reader, &limits, "startup_seconds_max", 60, 1, 3600);
+        let bytes = u64::try_from(config.statement_bytes_max).unwrap_or(u64::MAX);
+        let bytes = bounded(reader, &limits, "statement_bytes_max", bytes, 1024, bytes);
+        config.statement_bytes_max = usize::try_from(bytes).unwrap_or(config.statement_bytes_max);
+        config.sessions_max =
+            usize::try_from(bounded(reader, &limits, "sessions_max", 1000, 1, 100_000)).unwrap_or(1000);
+    }
+    config
+}
+
+fn bounded<'t>(reader: &mut Reader<'t>, section: &Section<'t>, key: &str, default: u64, least: u64, most: u64) -> u64 {
+    match reader.integer(section, key) {
+        None => default,
+        Some((n, span)) => match u64::try_from(n).ok().filter(|n| (least..=most).contains(n)) {
+            Some(n) => n,
+            None => {
+                reader.error(&span, format!("`{key}` must lie between {least} and {most}"), None);
+                default
+            }
+        },
+    }
+}
+
+fn sinks<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Vec<SinkConfig> {
+    let mut sinks = Vec::new();
+    for section in reader.array(root, "alerts") {
+        let Some((sink, span)) = reader.required(&section, "sink") else {
+            continue;
+        };
+        match sink.as_str() {
+            "log" => {
+                reader.known(&section, &["sink"]);
+                sinks.push(SinkConfig::Log);
+            }
+            "file" => {
+                reader.known(&section, &["sink", "path"]);
+                if let Some((path, _)) = reader.required(&section, "path") {
+                    sinks.push(SinkConfig::File { path: base.join(path) });
+                }
+            }
+            "webhook" => {
+                reader.known(&section, &["sink", "url", "secret_file"]);
+                let secret_file = reader.string(&section, "secret_file").map(|(p, _)| base.join(p));
+                if let Some((url, span)) = reader.required(&section, "url") {
+                    if !url.starts_with("http://") && !url.starts_with("https://") {
+                        reader.error(&span, format!("url `{url}` is neither http:// nor https://"), None);
+                    }
+                    sinks.push(SinkConfig::Webhook { url, secret_file });
+                }
+            }
+            other => reader.error(&span, format!("sink `{other}` is none of log, file, webhook"), None),
+        }
+    }
+    sinks
+}
+
+/// The proxy's secret key: 32 bytes in hex in a file that only its owner can read; made where it is missing.
+///
+/// # Errors
+/// Where it can't be read or made, is not such a key, or others can read it.
+pub fn key(path: &Path) -> Result<[u8; 32], String> {
+    use std::io::Write;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    let say = |e: &dyn std::fmt::Display| format!("key file {}: {e}", path.display());
+    if !path.exists() {
+        let mut key = [0_u8; 32];
+        getrandom::fill(&mut key).map_err(|e| say(&e))?;
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| say(&e))?;
+        }
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| say(&e))?;
+        writeln!(file, "{}", hex::encode(key))
+            .and_then(|()| file.sync_all())
+            .map_err(|e| say(&e))?;
+        return Ok(key);
+    }
+    let mode = std::fs::metadata(path).map_err(|e| say(&e))?.mode();
+    if mode & 0o077 != 0 {
+        return Err(say(&"others can read it; chmod 600"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| say(&e))?;
+    let bytes = hex::decode(text.trim()).map_err(|_| say(&"it is not 64 hex digits"))?;
+    bytes.try_into().map_err(|_| say(&"it is not 64 hex digits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("menshen.toml");
+        std::fs::write(
+            &path,
+            "listn = \"x\"\n[upstream]\nsslmode = \"maybe\"\n[[alerts]]\nsink = \"pigeon\"\n",
+        )
+        .unwrap();
+        let problems = Config::load(&path, &Overrides::default()).unwrap_err();
+        let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        for part in [
+            "did you mean `listen`?",
+            ":3:11: error: sslmode `maybe`",
+            "sink `pigeon`",
+        ] {
+            assert!(all.contains(part), "{part} not in\n{all}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_must_be_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("var/menshen.key");
+        let made = key(&path).unwrap();
+        assert_eq!(key(&path).unwrap(), made);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(key(&path).unwrap_err().contains("chmod 600"));
+    }
+}

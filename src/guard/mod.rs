@@ -9,6 +9,7 @@ pub mod functions;
 mod insert;
 mod judge;
 mod lineage;
+pub mod live;
 pub mod parse;
 pub mod plan;
 pub mod protected;

@@ -1,0 +1,42 @@
+//! CancelRequests: a client's key is its backend's own; one that belongs to no session of ours goes nowhere.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use dashmap::DashMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::shared::Shared;
+use super::upstream;
+
+/// Keys (bodies of BackendKeyData) of running sessions.
+#[derive(Default)]
+pub struct Registry {
+    keys: DashMap<Bytes, ()>,
+}
+
+impl Registry {
+    pub fn add(&self, key: Bytes) {
+        self.keys.insert(key, ());
+    }
+
+    pub fn remove(&self, key: &Bytes) {
+        self.keys.remove(key);
+    }
+
+    pub fn knows(&self, key: &Bytes) -> bool {
+        self.keys.contains_key(key)
+    }
+}
+
+/// Sends a CancelRequest for a backend and waits until the server has taken it.
+pub async fn send(shared: &Shared, key: &Bytes) -> Result<(), String> {
+    let mut stream = upstream::connect(shared).await?;
+    let mut packet = BytesMut::new();
+    packet.put_i32(i32::try_from(key.len() + 8).map_err(|e| e.to_string())?);
+    packet.put_i32(80_877_102);
+    packet.put_slice(key);
+    stream.write_all(&packet).await.map_err(|e| e.to_string())?;
+    // The server closes when it has signalled the backend.
+    let mut rest = [0_u8; 1];
+    let _closed = stream.read(&mut rest).await;
+    Ok(())
+}

@@ -1,0 +1,456 @@
+//! One client connection: start-up packets, then bytes between client, session and server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+
+use super::keeper::Keeper;
+use super::shared::Shared;
+use super::stream::Stream;
+use super::{cancel, upstream};
+use crate::ledger::{ChargeRequest, Charged, LedgerError, Reading};
+use crate::session::{self, Action, Note, Session};
+use crate::wire::{Refusal, message};
+
+const SSL_REQUEST: i32 = 80_877_103;
+const GSSENC_REQUEST: i32 = 80_877_104;
+const CANCEL_REQUEST: i32 = 80_877_102;
+/// PostgreSQL's own bound on start-up packets.
+const STARTUP_BYTES_MAX: usize = 10_000;
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Turns a connection away.
+pub async fn refuse(mut stream: TcpStream) {
+    let refusal = failure("53300", "sessions-max", "sorry, too many clients already".to_owned());
+    let _gone = stream.write_all(&message::error(&refusal, "FATAL")).await;
+}
+
+fn failure(sqlstate: &'static str, rule: &'static str, message: String) -> Refusal {
+    Refusal {
+        sqlstate,
+        rule,
+        message,
+        hint: "".into(),
+        position: None,
+        incident: false,
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn run(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, stopping: watch::Receiver<bool>) {
+    let _slower = tcp.set_nodelay(true);
+    let patience = Duration::from_secs(shared.config.startup_seconds_max);
+    let first = tokio::time::timeout(patience, greet(&shared, Stream::Plain(tcp))).await;
+    match first {
+        Ok(Ok(Some((client, body)))) => serve(shared, client, &body, peer, stopping).await,
+        Ok(Ok(None)) => {}
+        Ok(Err(e)) => tracing::debug!(%peer, "start-up failed: {e}"),
+        Err(_) => tracing::debug!(%peer, "start-up took too long"),
+    }
+}
+
+/// Answers SSLRequest, GSSENCRequest and CancelRequest; gives the StartupMessage's body.
+async fn greet(shared: &Arc<Shared>, mut client: Stream) -> Result<Option<(Stream, Bytes)>, String> {
+    let words = |e: std::io::Error| e.to_string();
+    for _ in 0..4 {
+        let length = client.read_i32().await.map_err(words)?;
+        let length = usize::try_from(length)
+            .ok()
+            .filter(|l| (8..=STARTUP_BYTES_MAX).contains(l))
+            .ok_or("bad length")?;
+        let mut body = vec![0_u8; length - 4];
+        client.read_exact(&mut body).await.map_err(words)?;
+        let code = body.first_chunk::<4>().map_or(0, |c| i32::from_be_bytes(*c));
+        match (code, length) {
+            (SSL_REQUEST, 8) => match (&shared.acceptor, client) {
+                (Some(acceptor), Stream::Plain(mut tcp)) => {
+                    tcp.write_all(b"S").await.map_err(words)?;
+                    client = Stream::Accepted(Box::new(acceptor.accept(tcp).await.map_err(words)?));
+                }
+                (_, mut other) => {
+                    other.write_all(b"N").await.map_err(words)?;
+                    client = other;
+                }
+            },
+            (GSSENC_REQUEST, 8) => client.write_all(b"N").await.map_err(words)?,
+            (CANCEL_REQUEST, _) => {
+                let key = Bytes::copy_from_slice(body.get(4..).unwrap_or_default());
+                if shared.cancels.knows(&key) {
+                    cancel::send(shared, &key).await?;
+                }
+                return Ok(None);
+            }
+            _ => return Ok(Some((client, Bytes::from(body)))),
+        }
+    }
+    Err("too many requests before the start-up packet".to_owned())
+}
+
+/// What comes back to the session from work done elsewhere.
+enum Back {
+    Charged(Result<Charged, LedgerError>),
+    Refreshed,
+    Cancelled,
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    session: Session,
+    id: u64,
+    peer: SocketAddr,
+    keeper: Option<Arc<Keeper>>,
+    key: Option<Bytes>,
+    to_client: BytesMut,
+    to_server: BytesMut,
+    back: mpsc::UnboundedSender<Back>,
+    closing: bool,
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    mut client: Stream,
+    body: &[u8],
+    peer: SocketAddr,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let startup = match session::parse_startup(body) {
+        Ok(startup) => startup,
+        Err(refusal) => {
+            let _gone = client.write_all(&message::error(&refusal, "FATAL")).await;
+            return;
+        }
+    };
+    let mut server = match upstream::connect(&shared).await {
+        Ok(server) => server,
+        Err(why) => {
+            let _gone = client
+                .write_all(&message::error(&failure("08006", "upstream", why), "FATAL"))
+                .await;
+            return;
+        }
+    };
+    let mut nonce = [0_u8; 16];
+    if getrandom::fill(&mut nonce).is_err() {
+        return;
+    }
+    let settings = session::Settings {
+        id: shared.session_id(),
+        address: Some(peer.ip()),
+        token_key: shared.token_key,
+        nonce: hex::encode(nonce),
+        statement_bytes_max: shared.config.statement_bytes_max,
+    };
+    let id = settings.id;
+    let (session, first) = Session::new(&startup, settings);
+    let (back, mut returns) = mpsc::unbounded_channel();
+    let mut connection = Connection {
+        shared,
+        session,
+        id,
+        peer,
+        keeper: None,
+        key: None,
+        to_client: BytesMut::new(),
+        to_server: BytesMut::new(),
+        back,
+        closing: false,
+    };
+    connection.perform(first).await;
+    let (mut from_client, mut from_server) = (
+        BytesMut::with_capacity(BUFFER_BYTES),
+        BytesMut::with_capacity(BUFFER_BYTES),
+    );
+    while !connection.closing {
+        if !connection.flush(&mut client, &mut server).await {
+            break;
+        }
+        from_client.reserve(BUFFER_BYTES);
+        from_server.reserve(BUFFER_BYTES);
+        let actions = tokio::select! {
+            read = client.read_buf(&mut from_client), if connection.session.wants_client() => match read {
+                Ok(0) | Err(_) => break,
+                Ok(_) => connection.session.from_client(&mut from_client, Timestamp::now()),
+            },
+            read = server.read_buf(&mut from_server), if connection.session.wants_server() => match read {
+                Ok(0) | Err(_) => {
+                    let lost = failure("08006", "upstream-lost", "the connection to the database server was lost".to_owned());
+                    connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));
+                    break;
+                }
+                Ok(_) => connection.session.from_server(&mut from_server, Timestamp::now()),
+            },
+            back = returns.recv() => match back {
+                Some(Back::Charged(result)) => connection.session.charged(result, Timestamp::now()),
+                Some(Back::Refreshed) => connection.session.refreshed(Timestamp::now()),
+                Some(Back::Cancelled) => connection.session.cancelled(Timestamp::now()),
+                None => break,
+            },
+            _ = stopping.changed() => {
+                let stop = failure("57P01", "stopping", "terminating connection because Menshen is stopping".to_owned());
+                connection.to_client.extend_from_slice(&message::error(&stop, "FATAL"));
+                break;
+            }
+        };
+        connection.perform(actions).await;
+    }
+    // What is left for either side, within reason.
+    let _late = tokio::time::timeout(Duration::from_secs(2), connection.flush(&mut client, &mut server)).await;
+    let _closed = tokio::time::timeout(Duration::from_secs(1), client.shutdown()).await;
+    let _closed = tokio::time::timeout(Duration::from_secs(1), server.shutdown()).await;
+    if let Some(key) = &connection.key {
+        connection.shared.cancels.remove(key);
+    }
+}
+
+impl Connection {
+    /// One write per side and burst. False where a side is gone.
+    async fn flush(&mut self, client: &mut Stream, server: &mut Stream) -> bool {
+        if !self.to_server.is_empty() {
+            if server.write_all(&self.to_server).await.is_err() || server.flush().await.is_err() {
+                return false;
+            }
+            self.to_server.clear();
+        }
+        if !self.to_client.is_empty() {
+            if client.write_all(&self.to_client).await.is_err() || client.flush().await.is_err() {
+                return false;
+            }
+            self.to_client.clear();
+        }
+        true
+    }
+
+    async fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::ToClient(bytes) => self.to_client.extend_from_slice(&bytes),
+                Action::ToServer(bytes) => self.to_server.extend_from_slice(&bytes),
+                Action::Charge(request) => self.charge(request),
+                Action::RefreshCatalog => self.refresh(),
+                Action::CancelUpstream => self.cancel(),
+                Action::Authenticated => {
+                    if !self.find_keeper().await {
+                        return;
+                    }
+                }
+                Action::Key(key) => {
+                    self.shared.cancels.add(key.clone());
+                    self.key = Some(key);
+                }
+                Action::Note(note) => {
+                    if !self.note(note) {
+                        return;
+                    }
+                }
+                Action::Alert(alert) => self
+                    .shared
+                    .raise(&alert.kind, alert.account, alert.message, alert.details),
+                Action::Close => self.closing = true,
+            }
+        }
+    }
+
+    async fn find_keeper(&mut self) -> bool {
+        match Keeper::of(&self.shared, self.session.database()).await {
+            Ok(keeper) => {
+                self.session.set_judge(Arc::clone(&keeper) as Arc<dyn session::Judge>);
+                self.keeper = Some(keeper);
+                true
+            }
+            Err(why) => {
+                tracing::error!(session = self.id, database = self.session.database(), "{why}");
+                self.fatal(&failure("08006", "catalog", why));
+                false
+            }
+        }
+    }
+
+    fn fatal(&mut self, refusal: &Refusal) {
+        self.to_client.extend_from_slice(&message::error(refusal, "FATAL"));
+        self.closing = true;
+    }
+
+    fn charge(&self, request: ChargeRequest) {
+        let (shared, back) = (Arc::clone(&self.shared), self.back.clone());
+        tokio::task::spawn_blocking(move || {
+            let result = match &shared.rules.load().pack {
+                Some(pack) => shared.ledger.charge(pack, &request),
+                // No pack: nothing has a category, and no limit could be written.
+                None => Ok(Charged {
+                    released: request.rows.len(),
+                    crossings: Vec::new(),
+                    stopped: None,
+                    new_people: Vec::new(),
+                    estimated: 0,
+                }),
+            };
+            let _gone = back.send(Back::Charged(result));
+        });
+    }
+
+    fn refresh(&self) {
+        let (shared, back, keeper) = (Arc::clone(&self.shared), self.back.clone(), self.keeper.clone());
+        tokio::spawn(async move {
+            if let Some(keeper) = keeper
+                && let Err(e) = keeper.refresh(&shared).await
+            {
+                tracing::error!("catalog not refreshed, the old one stays: {e}");
+            }
+            let _gone = back.send(Back::Refreshed);
+        });
+    }
+
+    fn cancel(&self) {
+        let (shared, back, key) = (Arc::clone(&self.shared), self.back.clone(), self.key.clone());
+        tokio::spawn(async move {
+            if let Some(key) = key
+                && let Err(e) = cancel::send(&shared, &key).await
+            {
+                tracing::warn!("cancel request failed: {e}");
+            }
+            let _gone = back.send(Back::Cancelled);
+        });
+    }
+
+    /// Puts a fact into the audit log, and tells people where they must hear of it. False: it could not be kept, the session ends
+    /// before what it is about goes out.
+    fn note(&mut self, note: Note) -> bool {
+        let login = self.session.login().to_owned();
+        let mut facts = json!({
+            "session": self.id,
+            "login": login,
+            "database": self.session.database(),
+            "address": self.peer.to_string(),
+        });
+        let (event, more) = describe(&note);
+        if let (Value::Object(facts), Value::Object(more)) = (&mut facts, more) {
+            facts.extend(more);
+        }
+        self.people(&note, &login, &facts);
+        if let Err(e) = self.shared.audit(event, facts) {
+            tracing::error!("{e}; the session ends");
+            self.to_client.clear();
+            self.to_server.clear();
+            self.fatal(&failure(
+                "58030",
+                "audit",
+                "the audit log cannot be written, so nothing goes on".to_owned(),
+            ));
+            return false;
+        }
+        true
+    }
+
+    fn people(&self, note: &Note, login: &str, facts: &Value) {
+        let account = Some(login.to_owned());
+        match note {
+            Note::Crossed { share, reading, .. } => self.shared.raise(
+                "threshold",
+                account,
+                format!("{login} has reached {:.0} % of a limit: {reading}", share * 100.0),
+                facts.clone(),
+            ),
+            Note::Stopped(stopped) => self.shared.raise(
+                "stop",
+                account,
+                format!("{login} has been stopped at {}: {}", stopped.limit, stopped.reading),
+                facts.clone(),
+            ),
+            Note::Tripped { rule, what } => self.shared.raise(
+                "incident",
+                account,
+                format!("{rule}: {what} in a session of {login}"),
+                facts.clone(),
+            ),
+            Note::Refused {
+                incident: true,
+                rule,
+                message,
+                ..
+            } => {
+                self.shared.raise(
+                    "incident",
+                    account,
+                    format!("{rule} in a session of {login}: {message}"),
+                    facts.clone(),
+                );
+            }
+            Note::LedgerFailed(why) => self.shared.raise(
+                "ledger",
+                account,
+                format!("rows could not be charged: {why}"),
+                facts.clone(),
+            ),
+            Note::Authenticated
+            | Note::Decided { .. }
+            | Note::Refused { .. }
+            | Note::Released { .. }
+            | Note::Closed { .. } => {}
+        }
+    }
+}
+
+fn describe(note: &Note) -> (&'static str, Value) {
+    match note {
+        Note::Authenticated => ("session-opened", json!({})),
+        Note::Decided {
+            report,
+            purpose,
+            declared,
+        } => (
+            "decision",
+            json!({
+                "action": report.action,
+                "fingerprint": report.fingerprint,
+                "purpose": purpose,
+                "declared": declared.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+                "relations": report.relations,
+                "charges": report.charges,
+            }),
+        ),
+        Note::Refused {
+            sqlstate,
+            rule,
+            message,
+            incident,
+        } => (
+            "refusal",
+            json!({ "action": "refuse", "sqlstate": sqlstate, "rule": rule, "message": message, "incident": incident }),
+        ),
+        Note::Released {
+            fingerprint,
+            rows,
+            new_people,
+            estimated,
+        } => (
+            "release",
+            json!({ "fingerprint": fingerprint, "rows": rows, "new_people": new_people, "estimated": estimated }),
+        ),
+        Note::Crossed {
+            limit,
+            share,
+            reading: r,
+        } => (
+            "threshold",
+            json!({ "limit": limit, "share": share, "reading": reading(r) }),
+        ),
+        Note::Stopped(stopped) => (
+            "stop",
+            json!({ "limit": stopped.limit, "reading": reading(&stopped.reading) }),
+        ),
+        Note::Tripped { rule, what } => ("incident", json!({ "rule": rule, "what": what })),
+        Note::LedgerFailed(why) => ("ledger-failed", json!({ "what": why })),
+        Note::Closed { reason } => ("session-closed", json!({ "reason": reason })),
+    }
+}
+
+fn reading(r: &Reading) -> Value {
+    json!({ "people": r.people, "score": r.score, "line": r.line, "level": r.level, "window": r.window, "left": r.left })
+}

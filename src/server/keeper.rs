@@ -1,0 +1,297 @@
+//! Keeping policy and catalogs fresh: one [`Keeper`] per database, and the watch on the policy file.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::shared::{Rules, Shared, load_rules};
+use super::tls;
+use crate::catalog::{Catalog, introspect};
+use crate::config::Config;
+use crate::guard::Ground;
+use crate::session::Judge;
+
+/// Policy and catalog of one database, resolved against each other.
+pub struct Keeper {
+    database: String,
+    ground: ArcSwap<Ground>,
+    /// Held while the catalog is read: whoever waits for it uses what the one before has brought, if it began later.
+    reading: Mutex<u64>,
+    begun: std::sync::atomic::AtomicU64,
+}
+
+impl Judge for Keeper {
+    fn ground(&self) -> Arc<Ground> {
+        self.ground.load_full()
+    }
+}
+
+impl Keeper {
+    /// The keeper of a database; its first catalog is read before this returns.
+    pub(super) async fn of(shared: &Arc<Shared>, database: &str) -> Result<Arc<Self>, String> {
+        let known = |s: &Shared| {
+            s.keepers
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .get(database)
+                .cloned()
+        };
+        if let Some(keeper) = known(shared) {
+            return Ok(keeper);
+        }
+        let catalog = Arc::new(read(&shared.config, database, 1).await?);
+        let rules = shared.rules.load_full();
+        let ground = resolve(rules, catalog).await?;
+        let keeper = Arc::new(Self {
+            database: database.to_owned(),
+            ground: ArcSwap::from_pointee(ground),
+            reading: Mutex::new(0),
+            begun: std::sync::atomic::AtomicU64::new(0),
+        });
+        let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(Arc::clone(keepers.entry(database.to_owned()).or_insert(keeper)))
+    }
+
+    /// Reads the catalog anew. Requests that come while one is being read share the next.
+    pub(super) async fn refresh(&self, shared: &Shared) -> Result<(), String> {
+        use std::sync::atomic::Ordering;
+        let ticket = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut done = self.reading.lock().await;
+        if *done >= ticket {
+            return Ok(()); // somebody began to read after we asked
+        }
+        let covers = self.begun.load(Ordering::SeqCst);
+        let old = self.ground.load_full();
+        let mut fresh = read(&shared.config, &self.database, old.catalog.epoch + 1).await?;
+        let catalog = if fresh.same_as(&old.catalog) {
+            Arc::clone(&old.catalog)
+        } else {
+            fresh.epoch = old.catalog.epoch + 1;
+            Arc::new(fresh)
+        };
+        let rules = shared.rules.load_full();
+        if !Arc::ptr_eq(&catalog, &old.catalog) || rules.policy.epoch != old.policy.epoch {
+            self.ground.store(Arc::new(resolve(rules, catalog).await?));
+        }
+        *done = covers;
+        Ok(())
+    }
+
+    async fn adopt(&self, rules: Arc<Rules>) -> Result<(), String> {
+        let _reading = self.reading.lock().await;
+        let catalog = Arc::clone(&self.ground.load().catalog);
+        self.ground.store(Arc::new(resolve(rules, catalog).await?));
+        Ok(())
+    }
+}
+
+/// Resolving parses every view: off the reactor, on a deep stack.
+async fn resolve(rules: Arc<Rules>, catalog: Arc<Catalog>) -> Result<Ground, String> {
+    tokio::task::spawn_blocking(move || Ground::new(Arc::clone(&rules.policy), catalog, rules.pack.clone()))
+        .await
+        .map_err(|e| e.to_string())
+}
+
+/// Reads a database's catalog by the service login.
+///
+/// # Errors
+/// A sentence: the login fails, or the answer can't be read.
+pub async fn read(config: &Config, database: &str, epoch: u64) -> Result<Catalog, String> {
+    let client = service(config, database).await?;
+    let document: String = async {
+        client.batch_execute(introspect::PREPARE).await?;
+        let row = client.query_one(introspect::QUERY, &[]).await?;
+        row.try_get::<_, String>(0)
+    }
+    .await
+    .map_err(|e: tokio_postgres::Error| format!("Menshen cannot read the catalog: {}", words(&e)))?;
+    tokio::task::spawn_blocking(move || introspect::parse(&document, epoch).map_err(|e| e.to_string()))
+        .await
+        .map_err(|e| e.to_string())?
+}
+
+/// A connection of the service login.
+///
+/// # Errors
+/// A sentence.
+pub async fn service(config: &Config, database: &str) -> Result<tokio_postgres::Client, String> {
+    let address = crate::config::resolve(&config.upstream).map_err(|e| format!("upstream {}: {e}", config.upstream))?;
+    let host = config
+        .upstream
+        .rsplit_once(':')
+        .map_or(config.upstream.as_str(), |(h, _)| h);
+    let mut options = tokio_postgres::Config::new();
+    options
+        .host(host)
+        .hostaddr(address.ip())
+        .port(address.port())
+        .user(&config.service_user)
+        .dbname(database)
+        .application_name("menshen")
+        .connect_timeout(Duration::from_secs(10));
+    if let Some(file) = &config.service_password_file {
+        let password =
+            std::fs::read_to_string(file).map_err(|e| format!("service password {}: {e}", file.display()))?;
+        options.password(password.trim());
+    }
+    let mode = match config.sslmode {
+        crate::config::SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+        crate::config::SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+        crate::config::SslMode::Require | crate::config::SslMode::VerifyFull => {
+            tokio_postgres::config::SslMode::Require
+        }
+    };
+    options.ssl_mode(mode);
+    let failed = |e: tokio_postgres::Error| {
+        format!(
+            "the service login \"{}\" cannot connect: {}",
+            config.service_user,
+            words(&e)
+        )
+    };
+    match tls::client_config(config.sslmode, config.root_cert.as_deref())? {
+        None => {
+            let (client, connection) = options.connect(tokio_postgres::NoTls).await.map_err(failed)?;
+            tokio::spawn(connection);
+            Ok(client)
+        }
+        Some(tls) => {
+            let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls);
+            let (client, connection) = options.connect(tls).await.map_err(failed)?;
+            tokio::spawn(connection);
+            Ok(client)
+        }
+    }
+}
+
+fn words(e: &tokio_postgres::Error) -> String {
+    e.as_db_error()
+        .map_or_else(|| e.to_string(), |d| d.message().to_owned())
+}
+
+/// Refreshes catalogs on a timer, and the policy on SIGHUP and when its file changes.
+pub(super) fn watch(shared: &Arc<Shared>) {
+    let timer = Arc::clone(shared);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(timer.config.refresh_seconds)).await;
+            let keepers: Vec<Arc<Keeper>> = timer
+                .keepers
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .values()
+                .cloned()
+                .collect();
+            for keeper in keepers {
+                if let Err(e) = keeper.refresh(&timer).await {
+                    tracing::error!(database = %keeper.database, "catalog not refreshed, the old one stays: {e}");
+                }
+            }
+        }
+    });
+    let (changed, mut changes) = tokio::sync::mpsc::channel::<()>(16);
+    let watcher = watch_file(&shared.config.policy, changed);
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        // Dropping the watcher would end the watch.
+        let _watcher = watcher;
+        let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                signal = hangup.recv() => if signal.is_none() { return },
+                change = changes.recv() => {
+                    if change.is_none() {
+                        return;
+                    }
+                    // Editors write in several steps.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    while changes.try_recv().is_ok() {}
+                }
+            }
+            reload(&shared).await;
+        }
+    });
+}
+
+fn watch_file(policy: &Path, changed: tokio::sync::mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    use notify::Watcher;
+    let directory = policy
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|e| !e.kind.is_access()) {
+            let _full = changed.try_send(());
+        }
+    })
+    .and_then(|mut watcher| {
+        watcher
+            .watch(directory, notify::RecursiveMode::NonRecursive)
+            .map(|()| watcher)
+    });
+    match made {
+        Ok(watcher) => Some(watcher),
+        Err(e) => {
+            tracing::warn!("the policy file is not watched ({e}); send SIGHUP after changes");
+            None
+        }
+    }
+}
+
+/// Loads the policy anew. A broken file leaves the old one in force and says so loudly.
+async fn reload(shared: &Arc<Shared>) {
+    let old = shared.rules.load_full();
+    match load_rules(&shared.config.policy, old.policy.epoch + 1) {
+        Ok((rules, warnings)) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            let rules = Arc::new(rules);
+            shared.rules.store(Arc::clone(&rules));
+            let keepers: Vec<Arc<Keeper>> = shared
+                .keepers
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .values()
+                .cloned()
+                .collect();
+            for keeper in keepers {
+                if let Err(e) = keeper.adopt(Arc::clone(&rules)).await {
+                    tracing::error!("policy not adopted for database {}: {e}", keeper.database);
+                }
+            }
+            tracing::info!(epoch = rules.policy.epoch, "policy reloaded");
+            if let Err(e) = shared.audit("policy-reloaded", json!({ "epoch": rules.policy.epoch })) {
+                tracing::error!("{e}");
+            }
+        }
+        Err(problems) => {
+            let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            for line in &list {
+                tracing::error!("{line}");
+            }
+            tracing::error!(
+                "the policy file is broken: the policy of epoch {} stays in force",
+                old.policy.epoch
+            );
+            if let Err(e) = shared.audit(
+                "policy-rejected",
+                json!({ "problems": list, "epoch": old.policy.epoch }),
+            ) {
+                tracing::error!("{e}");
+            }
+            shared.raise(
+                "policy",
+                None,
+                "the policy file is broken; the old policy stays in force".to_owned(),
+                json!({ "problems": list, "epoch": old.policy.epoch }),
+            );
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What all connections have in common.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::cancel::Registry;
+use super::keeper::Keeper;
+use super::tls;
+use crate::alert::{Alert, Alerts};
+use crate::audit::{Audit, AuditError};
+use crate::config::{self, Config};
+use crate::ledger::{Ledger, Pack, pack};
+use crate::policy::{Policy, Problem};
+
+/// Policy and threshold pack that are in force.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// Its pack.
+    pub pack: Option<Arc<Pack>>,
+}
+
+/// Loads the policy and its pack, and checks one against the other. Gives warnings besides.
+///
+/// # Errors
+/// Every mistake.
+pub fn load_rules(path: &std::path::Path, epoch: u64) -> Result<(Rules, Vec<Problem>), Vec<Problem>> {
+    let (policy, warnings) = Policy::load(path, epoch)?;
+    let pack = match &policy.thresholds {
+        None => None,
+        Some(name) => Some(Arc::new(Pack::find(name, path)?)),
+    };
+    let problems = pack::check_policy(path, &policy, pack.as_deref());
+    if problems.is_empty() {
+        Ok((
+            Rules {
+                policy: Arc::new(policy),
+                pack,
+            },
+            warnings,
+        ))
+    } else {
+        Err(problems)
+    }
+}
+
+/// What all connections have in common.
+pub struct Shared {
+    /// The configuration.
+    pub config: Config,
+    /// Policy and pack.
+    pub rules: ArcSwap<Rules>,
+    /// The ledger.
+    pub ledger: Arc<Ledger>,
+    audit: Audit,
+    alerts: Alerts,
+    /// Key of the token mask.
+    pub token_key: [u8; 32],
+    /// Running backends, for CancelRequests.
+    pub(super) cancels: Registry,
+    /// One keeper of policy and catalog per database.
+    pub(super) keepers: Mutex<HashMap<String, Arc<Keeper>>>,
+    /// TLS towards clients.
+    pub(super) acceptor: Option<tokio_rustls::TlsAcceptor>,
+    /// TLS towards the server.
+    pub(super) connector: Option<tokio_rustls::TlsConnector>,
+    next_session: AtomicU64,
+}
+
+impl Shared {
+    /// Opens everything that a proxy needs.
+    ///
+    /// # Errors
+    /// A sentence for the operator; for a bad policy, a line per mistake.
+    pub fn open(config: Config) -> Result<Self, String> {
+        let (rules, warnings) = load_rules(&config.policy, 1)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let key = config::key(&config.key_file)?;
+        let ledger = Ledger::open(&config.ledger, &key).map_err(|e| e.to_string())?;
+        let audit = Audit::open(&config.audit, Timestamp::now()).map_err(|e| e.to_string())?;
+        let alerts = Alerts::start(&config.alerts, &config.outbox).map_err(|e| e.to_string())?;
+        let acceptor = config
+            .tls
+            .as_ref()
+            .map(|(cert, key)| tls::acceptor(cert, key))
+            .transpose()?;
+        let connector = tls::connector(config.sslmode, config.root_cert.as_deref())?;
+        Ok(Self {
+            rules: ArcSwap::from_pointee(rules),
+            ledger: Arc::new(ledger),
+            audit,
+            alerts,
+            token_key: crate::mask::token_key(&key),
+            cancels: Registry::default(),
+            keepers: Mutex::new(HashMap::new()),
+            acceptor,
+            connector,
+            next_session: AtomicU64::new(1),
+            config,
+        })
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.rules.load().policy)
+    }
+
+    /// A number for a session.
+    pub fn session_id(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Appends to the audit log.
+    ///
+    /// # Errors
+    /// Where it can't be written: what it is about must not happen.
+    pub fn audit(&self, event: &str, facts: Value) -> Result<(), AuditError> {
+        self.audit.append(event, facts, Timestamp::now())
+    }
+
+    /// Raises an alert. One that can't be put on disk is at least shouted.
+    pub fn raise(&self, kind: &str, account: Option<String>, message: String, details: Value) {
+        let mut id = [0_u8; 16];
+        let _weak = getrandom::fill(&mut id);
+        let alert = Alert {
+            id: hex::encode(id),
+            kind: kind.to_owned(),
+            at: Timestamp::now(),
+            account,
+            message,
+            details,
+        };
+        if let Err(e) = self.alerts.raise(&alert) {
+            tracing::error!("alert could not be kept: {e}: {}", alert.message);
+        }
+    }
+}
