@@ -217,21 +217,6 @@ impl Lookup for Judge<'_> {
                     "query the relations directly, or ask the owners of the policy to trust the function",
                 ));
             }
-            // The server will say that it does not exist; a function made a moment ago is seen after the catalog's refresh.
-            Call::Unknown => {
-                return Err(Refusal {
-                    sqlstate: "42883",
-                    rule: "function-unknown",
-                    message: format!(
-                        "function {} does not exist in the catalog that Menshen has read",
-                        name.join(".")
-                    ),
-                    hint: "check the name; a function made a moment ago is known after the next refresh of the catalog"
-                        .into(),
-                    position: None,
-                    incident: false,
-                });
-            }
         }
         if let Some(kind) = functions::setting_call(bare) {
             return self.setting(name, call, kind);

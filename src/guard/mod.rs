@@ -474,6 +474,11 @@ fn account(parsed: &Parsed, judge: &Judge<'_>) -> witness::Accounted {
         ..Default::default()
     };
     seen.functions.extend(judge.functions.borrow().iter().cloned());
+    account_trees(parsed, &mut seen);
+    seen
+}
+
+fn account_trees(parsed: &Parsed, seen: &mut witness::Accounted) {
     for statement in &parsed.statements {
         statement.walk(&mut |n| {
             match n.kind() {
@@ -486,6 +491,7 @@ fn account(parsed: &Parsed, judge: &Judge<'_>) -> witness::Accounted {
                             .map(|p| (*p).to_owned())
                             .collect(),
                     );
+                    return true;
                 }
                 "CommonTableExpr" => {
                     seen.ctes.insert(n.text("ctename").to_owned());
@@ -505,7 +511,6 @@ fn account(parsed: &Parsed, judge: &Judge<'_>) -> witness::Accounted {
             true
         });
     }
-    seen
 }
 
 fn texts(node: &Tree, into: &mut BTreeSet<String>) {

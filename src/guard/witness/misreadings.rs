@@ -1,0 +1,100 @@
+//! Known misreadings of `sqlparser` (PARSERS §3.2): names that it sees and PostgreSQL does not. Each is exact, and has a test.
+
+/// Words that PostgreSQL's grammar knows as functions without parentheses: `sqlparser` takes them for columns (#15), or for tables in
+/// FROM (#16).
+const VALUE_FUNCTIONS: [&str; 14] = [
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "localtime",
+    "localtimestamp",
+    "session_user",
+    "system_user",
+    "user",
+    "public",
+];
+
+/// Special forms of PostgreSQL's grammar that `sqlparser` takes for functions (#18); they read nothing.
+const FORMS: [&str; 27] = [
+    "array",
+    "cast",
+    "ceil",
+    "coalesce",
+    "collation",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "exists",
+    "floor",
+    "greatest",
+    "grouping",
+    "json_array",
+    "json_object",
+    "least",
+    "localtime",
+    "localtimestamp",
+    "normalize",
+    "nullif",
+    "row",
+    "session_user",
+    "user",
+    "xmlconcat",
+];
+
+/// Keywords that `sqlparser` keeps as identifiers: units of EXTRACT and INTERVAL, `b ISNULL` as an alias (#3), parts of SET and SHOW.
+const WORDS: [&str; 30] = [
+    "century",
+    "day",
+    "days",
+    "decade",
+    "dow",
+    "doy",
+    "epoch",
+    "hour",
+    "hours",
+    "isnull",
+    "isodow",
+    "isoyear",
+    "local",
+    "microseconds",
+    "millennium",
+    "milliseconds",
+    "minute",
+    "minutes",
+    "month",
+    "months",
+    "notnull",
+    "off",
+    "on",
+    "quarter",
+    "second",
+    "seconds",
+    "timezone",
+    "week",
+    "year",
+    "years",
+];
+
+/// A relation that is none.
+pub fn relation(parts: &[String]) -> bool {
+    matches!(parts, [one] if VALUE_FUNCTIONS.contains(&one.as_str()))
+}
+
+/// A function that is none.
+pub fn function(name: &str) -> bool {
+    FORMS.contains(&name)
+}
+
+/// An identifier that is none.
+pub fn name(name: &str) -> bool {
+    VALUE_FUNCTIONS.contains(&name) || WORDS.contains(&name) || FORMS.contains(&name)
+}

@@ -1,0 +1,183 @@
+//! The second reader: `sqlparser` and a walk of its own. It shares nothing with the first guard but the names that are
+//! compared, and it can only object.
+//!
+//! The statement list is walked through its `serde` derivation, so that no field of any variant can be forgotten
+//! (`sqlparser`'s own visitor misses tables: PARSERS §3.2). What it sees as relation, function or column must be accounted for by the
+//! first guard. Where it can't read the text it abstains. Its known misreadings are data: `misreadings.rs`.
+
+mod misreadings;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::{Parser, ParserOptions};
+
+/// Longer texts are not read a second time.
+const BYTES_MAX: usize = 64 * 1024;
+/// More tokens could make a tree deeper than the stack of [`STACK_BYTES`] bears: `sqlparser` does not bound chains of operators.
+const TOKENS_MAX: usize = 8_000;
+/// Stack of the reading thread. 8 000 tokens of `1+1+…` were measured to need less than 16 MiB in an unoptimised build.
+const STACK_BYTES: usize = 128 * 1024 * 1024;
+
+/// Everything that the first guard saw, by kind of name, as PostgreSQL's grammar folded it.
+#[derive(Debug, Default)]
+pub struct Accounted {
+    /// Statements of the text.
+    pub statements: usize,
+    /// Relations as written: one to three parts.
+    pub relations: BTreeSet<Vec<String>>,
+    /// Names of CTEs.
+    pub ctes: BTreeSet<String>,
+    /// Aliases.
+    pub aliases: BTreeSet<String>,
+    /// Functions as written.
+    pub functions: BTreeSet<Vec<String>>,
+    /// Fields of column references.
+    pub columns: BTreeSet<String>,
+    /// Every other string of the tree.
+    pub other_names: BTreeSet<String>,
+}
+
+/// What the witness says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Testimony {
+    /// It saw nothing that is not accounted for.
+    Agrees,
+    /// It could not read the text.
+    Abstains(String),
+    /// It saw more than the first guard.
+    Objects(Vec<Objection>),
+}
+
+/// A name that the first guard did not account for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Objection {
+    /// Another number of statements.
+    Statements(usize),
+    /// A relation.
+    Relation(String),
+    /// A function.
+    Function(String),
+    /// Any other identifier.
+    Name(String),
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Statements(n) => write!(f, "{n} statements"),
+            Self::Relation(name) => write!(f, "relation \"{name}\""),
+            Self::Function(name) => write!(f, "function \"{name}\""),
+            Self::Name(name) => write!(f, "name \"{name}\""),
+        }
+    }
+}
+
+/// Reads the client's text and compares.
+#[must_use]
+pub fn object(text: &str, accounted: &Accounted) -> Testimony {
+    if text.len() > BYTES_MAX {
+        return Testimony::Abstains(format!("text is longer than {BYTES_MAX} bytes"));
+    }
+    match pg_query::scan_tokens(text) {
+        Ok(tokens) if tokens.len() <= TOKENS_MAX => {}
+        Ok(tokens) => return Testimony::Abstains(format!("{} tokens", tokens.len())),
+        Err(_) => return Testimony::Abstains("tokens can't be read".to_owned()),
+    }
+    // A thread of its own: the depth of sqlparser's trees has no bound of its own, and a panic in it ends here.
+    let own = text.to_owned();
+    let seen = std::thread::Builder::new()
+        .name("menshen-witness".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || read(&own))
+        .map(std::thread::JoinHandle::join);
+    match seen {
+        Ok(Ok(Ok(seen))) => compare(&seen, accounted),
+        Ok(Ok(Err(why))) => Testimony::Abstains(why),
+        Ok(Err(_panic)) => Testimony::Abstains("sqlparser panicked".to_owned()),
+        Err(e) => Testimony::Abstains(e.to_string()),
+    }
+}
+
+fn read(text: &str) -> Result<walk::Seen, String> {
+    let dialect = PostgreSqlDialect {};
+    let options = ParserOptions::new().with_unescape(false);
+    let statements = Parser::new(&dialect)
+        .with_options(options)
+        .with_recursion_limit(200)
+        .try_with_sql(text)
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(|e| e.to_string())?;
+    let tree = serde_json::to_value(&statements).map_err(|e| e.to_string())?;
+    let mut seen = walk::Seen {
+        statements: statements.len(),
+        ..Default::default()
+    };
+    walk::collect(&tree, &mut seen);
+    Ok(seen)
+}
+
+fn compare(seen: &walk::Seen, accounted: &Accounted) -> Testimony {
+    let mut objections = BTreeSet::new();
+    if seen.statements != accounted.statements {
+        objections.insert(Objection::Statements(seen.statements));
+    }
+    let known = |name: &str| {
+        let name = truncated(name);
+        accounted.columns.contains(name)
+            || accounted.aliases.contains(name)
+            || accounted.ctes.contains(name)
+            || accounted.other_names.contains(name)
+            || accounted.relations.iter().flatten().any(|p| p == name)
+            || accounted.functions.iter().flatten().any(|p| p == name)
+    };
+    for relation in &seen.relations {
+        let parts: Vec<String> = relation.iter().map(|p| truncated(p).to_owned()).collect();
+        let one = if let [one] = parts.as_slice() { Some(one) } else { None };
+        let accounted_for = accounted.relations.contains(&parts)
+            || one.is_some_and(|n| accounted.ctes.contains(n) || accounted.aliases.contains(n))
+            // A function in FROM without arguments' parentheses understood, or with them.
+            || accounted.functions.contains(&parts);
+        if !accounted_for && !misreadings::relation(&parts) {
+            objections.insert(Objection::Relation(parts.join(".")));
+        }
+    }
+    for function in &seen.functions {
+        let parts: Vec<String> = function.iter().map(|p| truncated(p).to_owned()).collect();
+        let last = parts.last().cloned().unwrap_or_default();
+        let accounted_for = accounted
+            .functions
+            .iter()
+            .any(|f| *f == parts || f.last() == Some(&last));
+        if !accounted_for && !misreadings::function(&last) && !known(&last) {
+            objections.insert(Objection::Function(parts.join(".")));
+        }
+    }
+    for name in &seen.names {
+        if !known(name) && !misreadings::name(name) {
+            objections.insert(Objection::Name(name.clone()));
+        }
+    }
+    if objections.is_empty() {
+        Testimony::Agrees
+    } else {
+        Testimony::Objects(objections.into_iter().collect())
+    }
+}
+
+/// PostgreSQL's lexer cuts identifiers to 63 bytes, on a character.
+fn truncated(name: &str) -> &str {
+    if name.len() <= 63 {
+        return name;
+    }
+    let mut end = 63;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name.get(..end).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests;

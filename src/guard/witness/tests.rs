@@ -1,0 +1,99 @@
+use super::super::parse;
+use super::*;
+
+/// The first guard's account, as `guard::account` makes it, without a session.
+fn account(sql: &str) -> Accounted {
+    let parsed = parse::parse(sql).unwrap();
+    let mut seen = Accounted {
+        statements: parsed.statements.len(),
+        ..Default::default()
+    };
+    super::super::account_trees(&parsed, &mut seen);
+    seen
+}
+
+fn testimony(sql: &str) -> Testimony {
+    object(sql, &account(sql))
+}
+
+#[test]
+fn honest_statements_raise_no_objection() {
+    let mut objected = Vec::new();
+    let mut read = 0;
+    for sql in include_str!("../shapes.sql").lines().filter(|l| !l.trim().is_empty()) {
+        match testimony(sql) {
+            Testimony::Agrees => read += 1,
+            Testimony::Abstains(_) => {}
+            Testimony::Objects(o) => objected.push(format!("{sql}\n    {o:?}")),
+        }
+    }
+    assert!(objected.is_empty(), "{}", objected.join("\n"));
+    assert!(read > 60, "only {read} were read at all");
+}
+
+#[test]
+fn a_relation_that_the_first_guard_missed_is_objected_to() {
+    for (sql, hidden) in [
+        ("SELECT 1 UNION TABLE secret", "secret"),
+        ("SELECT * FROM a WHERE EXISTS (TABLE secret)", "secret"),
+        ("SELECT (SELECT max(x) FROM crm.secret) FROM a", "secret"),
+        ("WITH x AS (SELECT * FROM secret) SELECT * FROM x", "secret"),
+        (
+            "SELECT * FROM a JOIN LATERAL (SELECT * FROM secret) s ON true",
+            "secret",
+        ),
+    ] {
+        let mut accounted = account(sql);
+        accounted.relations.retain(|r| r.last().is_none_or(|n| n != hidden));
+        accounted.other_names.remove(hidden);
+        match object(sql, &accounted) {
+            Testimony::Objects(objections) => {
+                assert!(
+                    objections.iter().any(|o| o.to_string().contains(hidden)),
+                    "{sql}: {objections:?}"
+                );
+            }
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_function_or_column_that_the_first_guard_missed_is_objected_to() {
+    for (sql, hidden) in [
+        ("SELECT query_to_xml('x', true, true, '') FROM a", "query_to_xml"),
+        ("SELECT phone FROM a", "phone"),
+    ] {
+        let mut accounted = account(sql);
+        accounted.functions.retain(|f| f.last().is_none_or(|n| n != hidden));
+        accounted.columns.remove(hidden);
+        accounted.other_names.remove(hidden);
+        assert!(matches!(object(sql, &accounted), Testimony::Objects(_)), "{sql}");
+    }
+}
+
+#[test]
+fn known_misreadings_are_excused_and_nothing_more() {
+    for sql in [
+        "SELECT current_role FROM a",
+        "SELECT * FROM current_date",
+        "SELECT b ISNULL FROM a",
+        "SELECT coalesce(a, b) FROM t",
+    ] {
+        assert!(!matches!(testimony(sql), Testimony::Objects(_)), "{sql}");
+    }
+    assert!(!misreadings::relation(&["customers".to_owned()]));
+    assert!(!misreadings::relation(&["crm".to_owned(), "user".to_owned()]));
+    assert!(!misreadings::function("query_to_xml"));
+}
+
+#[test]
+fn hostile_texts_end_in_abstention() {
+    let sum = format!("SELECT {}", vec!["1"; 30_000].join("+"));
+    assert!(matches!(object(&sum, &Accounted::default()), Testimony::Abstains(_)));
+    let nested = format!("SELECT {}1{}", "(".repeat(5_000), ")".repeat(5_000));
+    assert!(matches!(object(&nested, &Accounted::default()), Testimony::Abstains(_)));
+    let chain = format!("SELECT {}", vec!["1"; 3_900].join("+"));
+    // Deep, but within bounds: it must come back at all.
+    let _ = object(&chain, &Accounted::default());
+}

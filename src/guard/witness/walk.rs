@@ -1,0 +1,101 @@
+//! Collecting names from `sqlparser`'s tree in its serde form: every key of every variant is visited.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Statements.
+    pub statements: usize,
+    /// Names in the places of relations.
+    pub relations: BTreeSet<Vec<String>>,
+    /// Names in the places of functions.
+    pub functions: BTreeSet<Vec<String>>,
+    /// Every identifier anywhere.
+    pub names: BTreeSet<String>,
+}
+
+/// Variants and fields whose name is a relation, wherever they stand.
+const RELATION_FIELDS: [&str; 2] = ["table_name", "table"];
+
+/// Visits everything.
+pub fn collect(value: &Value, seen: &mut Seen) {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        Value::Array(items) => items.iter().for_each(|item| collect(item, seen)),
+        Value::Object(fields) => {
+            if let Some(name) = identifier(value) {
+                seen.names.insert(name);
+                return;
+            }
+            for (key, inner) in fields {
+                match key.as_str() {
+                    // TableFactor::Table { name, args, … }
+                    "Table" => {
+                        let parts = inner.get("name").and_then(object_name).or_else(|| table_command(inner));
+                        let call = inner.get("args").is_some_and(|a| !a.is_null());
+                        match parts {
+                            Some(parts) if call => {
+                                seen.functions.insert(parts);
+                            }
+                            Some(parts) => {
+                                seen.relations.insert(parts);
+                            }
+                            None => {}
+                        }
+                    }
+                    "Function" => {
+                        if let Some(parts) = inner.get("name").and_then(object_name) {
+                            seen.functions.insert(parts);
+                        }
+                    }
+                    key if RELATION_FIELDS.contains(&key) => {
+                        if let Some(parts) = object_name(inner) {
+                            seen.relations.insert(parts);
+                        }
+                    }
+                    _ => {}
+                }
+                collect(inner, seen);
+            }
+        }
+    }
+}
+
+/// `Ident { value, quote_style, span }`, folded as PostgreSQL folds it.
+fn identifier(value: &Value) -> Option<String> {
+    let fields = value.as_object()?;
+    // A `Word` token has a `keyword` besides: the tree keeps some tokens for their places.
+    if !(fields.contains_key("value") && fields.contains_key("quote_style")) || fields.contains_key("keyword") {
+        return None;
+    }
+    let text = fields.get("value")?.as_str()?;
+    match fields.get("quote_style") {
+        // With unescaping off, doubled quotes are still doubled.
+        Some(Value::String(quote)) => Some(text.replace(&format!("{quote}{quote}"), quote)),
+        _ => Some(text.to_ascii_lowercase()),
+    }
+}
+
+/// `ObjectName([Identifier(Ident), …])`
+fn object_name(value: &Value) -> Option<Vec<String>> {
+    let parts: Option<Vec<String>> = value
+        .as_array()?
+        .iter()
+        .map(|part| part.get("Identifier").and_then(identifier).or_else(|| identifier(part)))
+        .collect();
+    parts.filter(|p| !p.is_empty())
+}
+
+/// `SetExpr::Table { table_name, schema_name }`: strings, quoted or not.
+fn table_command(value: &Value) -> Option<Vec<String>> {
+    let part = |key: &str| match value.get(key) {
+        Some(Value::String(text)) => Some(text.to_ascii_lowercase()),
+        Some(other) => identifier(other),
+        None => None,
+    };
+    let name = part("table_name")?;
+    Some(part("schema_name").into_iter().chain([name]).collect())
+}
