@@ -6,3 +6,10 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
+
+mod clients;
+mod harness;
+mod layout;
+mod limits;
+mod oracle;
+mod wire;

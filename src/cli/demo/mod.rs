@@ -1,0 +1,3 @@
+//! `menshen demo`: the tour.
+
+pub mod data;

@@ -1,0 +1,128 @@
+//! A Menshen in front of the test server.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use menshen::cli::demo::data;
+
+use super::{Postgres, Raw};
+
+pub struct Menshen {
+    pub directory: tempfile::TempDir,
+    pub port: u16,
+    pub database: String,
+    child: Child,
+}
+
+impl Menshen {
+    /// With the demo's policy on a new shop.
+    pub fn demo() -> Self {
+        Self::with(&demo_policy(), "")
+    }
+
+    /// With a policy and more lines of configuration, on a new shop.
+    pub fn with(policy: &str, config: &str) -> Self {
+        let database = Postgres::get().shop();
+        Self::on(&database, policy, config)
+    }
+
+    /// On a database.
+    pub fn on(database: &str, policy: &str, config: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("policy.toml"), policy).unwrap();
+        std::fs::write(directory.path().join("password"), data::password("menshen")).unwrap();
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\npolicy = \"policy.toml\"\n{config}\n[upstream]\nhosts = [\"127.0.0.1:{}\"]\n\
+             service = {{ user = \"menshen\", password_file = \"password\" }}\n",
+            Postgres::get().port
+        );
+        std::fs::write(directory.path().join("menshen.toml"), text).unwrap();
+        let (child, port) = start(directory.path());
+        Self { directory, port, database: database.to_owned(), child }
+    }
+
+    /// Ends it without warning and starts it anew.
+    pub fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (child, port) = start(self.directory.path());
+        self.child = child;
+        self.port = port;
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// A client, logged in by SCRAM.
+    pub fn connect(&self, login: &str, options: &str) -> Raw {
+        Raw::connect(self.port, &self.database, login, &data::password(login), options).unwrap()
+    }
+
+    /// A support agent with a case.
+    pub fn support(&self) -> Raw {
+        self.connect("support", CASE)
+    }
+
+    pub fn write_policy(&self, text: &str) {
+        std::fs::write(self.directory.path().join("policy.toml"), text).unwrap();
+    }
+
+    pub fn audit(&self) -> String {
+        let directory: PathBuf = self.directory.path().join("var/audit");
+        let mut all = String::new();
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "jsonl") {
+                all.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+        all
+    }
+}
+
+pub const CASE: &str = "-c menshen.purpose=customer_service -c menshen.case=CS-004711";
+
+pub fn demo_policy() -> String {
+    include_str!("../../policies/demo.toml").to_owned()
+}
+
+/// The demo's policy without its limit: the oracle shows everybody many times.
+pub fn unlimited_policy() -> String {
+    let policy = demo_policy();
+    let end = policy.find("[[limits]]").unwrap();
+    policy[..end].to_owned()
+}
+
+fn start(directory: &Path) -> (Child, u16) {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_menshen"))
+        .arg("serve")
+        .arg("--config")
+        .arg(directory.join("menshen.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port = line.trim().rsplit(':').next().and_then(|p| p.parse().ok());
+    let port = port.unwrap_or_else(|| {
+        panic!("menshen does not listen: {line}\n{}", std::fs::read_to_string(directory.join("log")).unwrap_or_default())
+    });
+    (child, port)
+}
+
+impl Drop for Menshen {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

@@ -1,0 +1,154 @@
+//! One PostgreSQL for the whole test process, on its own socket and port. A shell in a session of its own watches the test
+//! process and ends the server when it is gone, however it went.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use menshen::cli::demo::data;
+
+pub struct Postgres {
+    pub port: u16,
+    pub log: PathBuf,
+    socket: PathBuf,
+}
+
+/// People in the tests' shop.
+pub const PEOPLE: u32 = 240;
+
+static SERVER: OnceLock<Postgres> = OnceLock::new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+impl Postgres {
+    /// The server of this process.
+    pub fn get() -> &'static Self {
+        SERVER.get_or_init(Self::start)
+    }
+
+    fn start() -> Self {
+        let bin = programs();
+        let root = std::env::temp_dir().join(format!("menshen-test-{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        let data = root.join("data");
+        if is_root() {
+            run(Command::new("chown").arg("-R").arg("postgres").arg(&root));
+        }
+        run(as_postgres(&bin.join("initdb")).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-D"]).arg(&data));
+        let hba = "local all postgres trust\nhost all postgres 127.0.0.1/32 trust\nhost all md5_login 127.0.0.1/32 md5\n\
+                   host all trusted 127.0.0.1/32 trust\nhost all plain 127.0.0.1/32 password\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
+        let log = root.join("log");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new("setsid");
+        command.args(["sh", "-c", WATCH, "sh"]);
+        command.arg(std::process::id().to_string()).arg(&root);
+        if is_root() {
+            command.args(["runuser", "-u", "postgres", "--"]);
+        }
+        command.arg(bin.join("postgres")).arg("-D").arg(&data);
+        for setting in [
+            format!("port={port}"),
+            "listen_addresses=127.0.0.1".into(),
+            format!("unix_socket_directories={}", root.display()),
+            "fsync=off".into(),
+            "max_connections=200".into(),
+            "log_statement=all".into(),
+            "log_line_prefix=%u@%d ".into(),
+        ] {
+            command.arg("-c").arg(setting);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+        command.spawn().expect("setsid (util-linux) starts the watcher");
+        let server = Self { port, log, socket: root };
+        let begun = Instant::now();
+        while server.try_sql("postgres", "SELECT 1").is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "PostgreSQL does not start: see {}", server.log.display());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        server.sql("postgres", "CREATE DATABASE shop");
+        server.sql("shop", &data::shop_sql(PEOPLE));
+        server.sql("shop", &data::logins_sql());
+        server.sql("shop", include_str!("../cases/views.sql"));
+        server
+    }
+
+    /// A new database with the shop in it.
+    pub fn shop(&self) -> String {
+        let name = format!("shop_{}", NEXT.fetch_add(1, Ordering::SeqCst));
+        static COPYING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        // A template may have no other copy under way.
+        let _one = COPYING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE shop"));
+        name
+    }
+
+    /// Runs SQL as superuser.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        self.try_sql(database, sql).unwrap_or_else(|e| panic!("{e}\n{sql}"))
+    }
+
+    fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
+        use std::io::Write;
+        let mut psql = Command::new(programs().join("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-h"])
+            .arg(&self.socket)
+            .args(["-p", &self.port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        let mut input = psql.stdin.take().unwrap();
+        let text = sql.to_owned();
+        let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
+        let output = psql.wait_with_output().map_err(|e| e.to_string())?;
+        drop(writer.join());
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+}
+
+/// $1 the process to watch, $2 the directory to remove, then the server's command line.
+const WATCH: &str = r#"
+watched=$1; dir=$2; shift 2
+"$@" &
+while kill -0 "$watched" 2>/dev/null; do sleep 0.3; done
+kill -QUIT "$(head -n 1 "$dir/data/postmaster.pid")" 2>/dev/null
+wait
+rm -rf "$dir"
+"#;
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().unwrap();
+    output.stdout.starts_with(b"0\n")
+}
+
+fn as_postgres(program: &Path) -> Command {
+    if is_root() {
+        let mut command = Command::new("runuser");
+        command.args(["-u", "postgres", "--"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; run `make setup`"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Directory of PostgreSQL's server programs: the newest installed.
+pub fn programs() -> PathBuf {
+    let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|d| d.filter_map(Result::ok).map(|e| e.path().join("bin")).filter(|b| b.join("initdb").exists()).collect())
+        .unwrap_or_default();
+    found.sort();
+    found.pop().unwrap_or_else(|| panic!("PostgreSQL's server programs are not installed; run `make setup`"))
+}

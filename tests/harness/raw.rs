@@ -1,0 +1,247 @@
+//! A client that speaks the protocol message by message and keeps every byte it received.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+
+pub struct Raw {
+    stream: TcpStream,
+    /// Every byte received.
+    pub received: Vec<u8>,
+    /// BackendKeyData's body.
+    pub key: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub kind: u8,
+    pub body: Vec<u8>,
+}
+
+/// The answer to one statement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub columns: Vec<(String, u32)>,
+    pub rows: Vec<Vec<Option<Vec<u8>>>>,
+    pub tag: String,
+    pub suspended: bool,
+    /// SQLSTATE and message.
+    pub error: Option<(String, String)>,
+    pub notices: Vec<String>,
+    pub status: u8,
+}
+
+impl Answer {
+    pub fn text(&self, row: usize, column: usize) -> String {
+        String::from_utf8_lossy(self.rows[row][column].as_deref().unwrap_or(b"NULL")).into_owned()
+    }
+    pub fn sqlstate(&self) -> &str {
+        self.error.as_ref().map_or("", |(c, _)| c)
+    }
+}
+
+impl Raw {
+    pub fn connect(port: u16, database: &str, login: &str, password: &str, options: &str) -> Result<Self, String> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut raw = Self { stream, received: Vec::new(), key: Vec::new() };
+        let mut body = 196_608_i32.to_be_bytes().to_vec();
+        for (name, value) in [("user", login), ("database", database), ("options", options), ("client_encoding", "UTF8")] {
+            if !value.is_empty() {
+                body.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
+            }
+        }
+        body.push(0);
+        let length = i32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        raw.stream.write_all(&[length.as_slice(), &body].concat()).unwrap();
+        let mut scram: Option<ScramSha256> = None;
+        loop {
+            let message = raw.next()?;
+            match message.kind {
+                b'R' => match i32::from_be_bytes(message.body[..4].try_into().unwrap()) {
+                    0 => {}
+                    3 => raw.send(b'p', &[password.as_bytes(), b"\0"].concat()),
+                    5 => {
+                        let salt: [u8; 4] = message.body[4..8].try_into().unwrap();
+                        let hash = postgres_protocol::authentication::md5_hash(login.as_bytes(), password.as_bytes(), salt);
+                        raw.send(b'p', &[hash.as_bytes(), b"\0"].concat());
+                    }
+                    10 => {
+                        let offered = String::from_utf8_lossy(&message.body[4..]).into_owned();
+                        assert!(!offered.contains("PLUS"), "channel binding was offered: {offered:?}");
+                        let s = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+                        let first = s.message().to_vec();
+                        let mut body = b"SCRAM-SHA-256\0".to_vec();
+                        body.extend(i32::try_from(first.len()).unwrap().to_be_bytes());
+                        body.extend(first);
+                        raw.send(b'p', &body);
+                        scram = Some(s);
+                    }
+                    11 => {
+                        let s = scram.as_mut().unwrap();
+                        s.update(&message.body[4..]).map_err(|e| e.to_string())?;
+                        let next = s.message().to_vec();
+                        raw.send(b'p', &next);
+                    }
+                    12 => scram.as_mut().unwrap().finish(&message.body[4..]).map_err(|e| e.to_string())?,
+                    other => return Err(format!("authentication {other}")),
+                },
+                b'K' => raw.key = message.body,
+                b'Z' => return Ok(raw),
+                b'E' => {
+                    let (code, text) = fields(&message.body);
+                    return Err(format!("{code}: {text}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub fn send(&mut self, kind: u8, body: &[u8]) {
+        let length = i32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        self.stream.write_all(&[&[kind], length.as_slice(), body].concat()).unwrap();
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn next(&mut self) -> Result<Message, String> {
+        let mut head = [0_u8; 5];
+        self.stream.read_exact(&mut head).map_err(|e| e.to_string())?;
+        let length = usize::try_from(i32::from_be_bytes(head[1..].try_into().unwrap())).unwrap();
+        let mut body = vec![0; length - 4];
+        self.stream.read_exact(&mut body).map_err(|e| e.to_string())?;
+        self.received.extend(head);
+        self.received.extend(&body);
+        Ok(Message { kind: head[0], body })
+    }
+
+    /// A Query; the last statement's answer.
+    pub fn simple(&mut self, sql: &str) -> Answer {
+        self.send(b'Q', &[sql.as_bytes(), b"\0"].concat());
+        self.answer()
+    }
+
+    pub fn parse(&mut self, name: &str, sql: &str) {
+        self.send(b'P', &[name.as_bytes(), b"\0", sql.as_bytes(), b"\0\0\0"].concat());
+    }
+
+    pub fn bind(&mut self, portal: &str, statement: &str, params: &[&str], formats: &[i16]) {
+        let mut body = [portal.as_bytes(), b"\0", statement.as_bytes(), b"\0\0\0"].concat();
+        body.extend(i16::try_from(params.len()).unwrap().to_be_bytes());
+        for p in params {
+            body.extend(i32::try_from(p.len()).unwrap().to_be_bytes());
+            body.extend(p.as_bytes());
+        }
+        body.extend(i16::try_from(formats.len()).unwrap().to_be_bytes());
+        for f in formats {
+            body.extend(f.to_be_bytes());
+        }
+        self.send(b'B', &body);
+    }
+
+    pub fn describe(&mut self, kind: u8, name: &str) {
+        self.send(b'D', &[&[kind], name.as_bytes(), b"\0"].concat());
+    }
+
+    pub fn execute(&mut self, portal: &str, rows: i32) {
+        self.send(b'E', &[portal.as_bytes(), b"\0", &rows.to_be_bytes()].concat());
+    }
+
+    pub fn sync(&mut self) {
+        self.send(b'S', b"");
+    }
+
+    /// Parse, Bind, Describe, Execute, Sync in one go.
+    pub fn extended(&mut self, sql: &str, params: &[&str], binary: bool) -> Answer {
+        self.parse("", sql);
+        self.bind("", "", params, if binary { &[1] } else { &[] });
+        self.describe(b'P', "");
+        self.execute("", 0);
+        self.sync();
+        self.answer()
+    }
+
+    /// Everything up to ReadyForQuery.
+    pub fn answer(&mut self) -> Answer {
+        let mut answer = Answer::default();
+        loop {
+            let message = self.next().unwrap_or_else(|e| panic!("{e}; so far {answer:?}"));
+            match message.kind {
+                b'T' => {
+                    answer.columns = columns(&message.body);
+                    answer.rows.clear();
+                }
+                b'D' => answer.rows.push(cells(&message.body)),
+                b'C' => answer.tag = String::from_utf8_lossy(&message.body).trim_end_matches('\0').to_owned(),
+                b's' => answer.suspended = true,
+                b'E' => {
+                    if answer.error.is_none() {
+                        answer.error = Some(fields(&message.body));
+                    }
+                }
+                b'N' => answer.notices.push(fields(&message.body).1),
+                b'Z' => {
+                    answer.status = message.body[0];
+                    return answer;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn string(body: &mut &[u8]) -> String {
+    let end = body.iter().position(|b| *b == 0).unwrap();
+    let text = String::from_utf8_lossy(&body[..end]).into_owned();
+    *body = &body[end + 1..];
+    text
+}
+
+fn columns(mut body: &[u8]) -> Vec<(String, u32)> {
+    let count = i16::from_be_bytes(body[..2].try_into().unwrap());
+    body = &body[2..];
+    (0..count)
+        .map(|_| {
+            let name = string(&mut body);
+            let ty = u32::from_be_bytes(body[6..10].try_into().unwrap());
+            body = &body[18..];
+            (name, ty)
+        })
+        .collect()
+}
+
+fn cells(mut body: &[u8]) -> Vec<Option<Vec<u8>>> {
+    let count = i16::from_be_bytes(body[..2].try_into().unwrap());
+    body = &body[2..];
+    (0..count)
+        .map(|_| {
+            let length = i32::from_be_bytes(body[..4].try_into().unwrap());
+            body = &body[4..];
+            let length = usize::try_from(length).ok()?;
+            let value = body[..length].to_vec();
+            body = &body[length..];
+            Some(value)
+        })
+        .collect()
+}
+
+/// SQLSTATE and message of an ErrorResponse or NoticeResponse.
+fn fields(mut body: &[u8]) -> (String, String) {
+    let (mut code, mut text) = (String::new(), String::new());
+    while body.first().is_some_and(|b| *b != 0) {
+        let kind = body[0];
+        body = &body[1..];
+        let value = string(&mut body);
+        match kind {
+            b'C' => code = value,
+            b'M' => text = value,
+            _ => {}
+        }
+    }
+    (code, text)
+}

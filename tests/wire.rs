@@ -1,0 +1,250 @@
+//! The wire: authentication, pipelines, errors, refusals in every state, bytes as they were.
+
+use crate::harness::menshen::{CASE, unlimited_policy};
+use crate::harness::{Menshen, Postgres, Raw};
+
+#[test]
+fn an_unprotected_statement_arrives_byte_for_byte() {
+    let menshen = Menshen::demo();
+    let mut raw = menshen.connect("analyst", "");
+    let odd = "sELECT  id ,\t/* stays: 木 */ note  FROM   crm.notes   where id=4711-- end 1f9a";
+    assert_eq!(raw.simple(odd).error, None);
+    let other = "SELECT\tprice  FROM crm.products WHERE /* 2f9a */ id = $1";
+    assert_eq!(raw.extended(other, &["3"], true).error, None);
+    let log = std::fs::read_to_string(&Postgres::get().log).unwrap();
+    assert!(log.contains(&format!("analyst@{} LOG:  statement: {odd}\n", menshen.database)));
+    assert!(log.contains(&format!(": {}\n", other.replace('\t', "\t"))), "the log has no such statement");
+}
+
+#[test]
+fn every_password_method_passes_through() {
+    let menshen = Menshen::demo();
+    let login = |user: &str, password: &str| Raw::connect(menshen.port, &menshen.database, user, password, "").map(|_| ());
+    assert_eq!(login("analyst", "tsylana"), Ok(()));
+    assert_eq!(login("md5_login", "nigol_5dm"), Ok(()));
+    assert_eq!(login("plain", "nialp"), Ok(()));
+    assert_eq!(login("trusted", ""), Ok(()));
+    assert!(login("analyst", "wrong").unwrap_err().starts_with("28P01"));
+    assert!(login("nobody", "x").unwrap_err().starts_with("28P01"));
+}
+
+#[test]
+fn errors_in_a_pipeline_skip_to_sync() {
+    let menshen = Menshen::demo();
+    let mut raw = menshen.connect("analyst", "");
+    raw.parse("", "SELECT 1/0");
+    raw.bind("", "", &[], &[]);
+    raw.execute("", 0);
+    raw.parse("", "SELECT 2");
+    raw.bind("", "", &[], &[]);
+    raw.execute("", 0);
+    raw.sync();
+    let answer = raw.answer();
+    assert_eq!(answer.sqlstate(), "22012");
+    assert!(answer.rows.is_empty());
+    assert_eq!(raw.simple("SELECT 3").text(0, 0), "3");
+}
+
+#[test]
+fn a_refusal_in_a_pipeline_undoes_what_stood_before_it() {
+    let menshen = Menshen::demo();
+    let mut raw = menshen.connect("analyst", "");
+    raw.parse("", "INSERT INTO crm.notes VALUES (900, 1, 'never')");
+    raw.bind("", "", &[], &[]);
+    raw.execute("", 0);
+    raw.parse("", "UPDATE crm.customers SET grade = 'x'");
+    raw.bind("", "", &[], &[]);
+    raw.execute("", 0);
+    raw.sync();
+    assert_eq!(raw.answer().sqlstate(), "0A000");
+    assert_eq!(raw.simple("SELECT count(*) FROM crm.notes WHERE id = 900").text(0, 0), "0");
+}
+
+#[test]
+fn a_refusal_aborts_the_transaction_block_as_an_error_would() {
+    let menshen = Menshen::demo();
+    let mut raw = menshen.connect("analyst", "");
+    assert_eq!(raw.simple("BEGIN").status, b'T');
+    let refused = raw.simple("COPY crm.customers TO STDOUT");
+    assert_eq!((refused.sqlstate(), refused.status), ("0A000", b'E'));
+    assert_eq!(raw.simple("SELECT 1 FROM crm.products").sqlstate(), "25P02");
+    assert_eq!(raw.simple("ROLLBACK").status, b'I');
+    assert_eq!(raw.simple("SELECT 1").text(0, 0), "1");
+    // Without a block nothing went upstream, and the session goes on.
+    assert_eq!(raw.simple("COPY crm.customers TO STDOUT").status, b'I');
+}
+
+#[test]
+fn set_transaction_right_after_begin_works() {
+    let menshen = Menshen::demo();
+    let mut raw = menshen.connect("analyst", "");
+    raw.simple("SET search_path = crm");
+    for sql in ["BEGIN", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SELECT id FROM customers LIMIT 1", "COMMIT"] {
+        assert_eq!(raw.simple(sql).error, None, "{sql}");
+    }
+}
+
+#[test]
+fn settings_are_followed_through_every_change() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("support", "");
+    let phone = |raw: &mut Raw| raw.simple("SELECT phone FROM crm.customers WHERE id = 1").text(0, 0);
+    assert!(phone(&mut raw).contains("****"));
+    raw.simple("SET menshen.purpose = 'customer_service'");
+    assert!(phone(&mut raw).contains("****"), "the case is missing");
+    raw.simple("SET menshen.case = 'CS-000001'");
+    assert!(!phone(&mut raw).contains('*'));
+    raw.simple("SET menshen.case = 'nonsense'");
+    assert!(phone(&mut raw).contains("****"));
+    raw.simple("BEGIN");
+    raw.simple("SET LOCAL menshen.case = 'CS-000001'");
+    assert!(!phone(&mut raw).contains('*'));
+    raw.simple("ROLLBACK");
+    assert!(phone(&mut raw).contains("****"));
+    raw.simple("SELECT set_config('menshen.case', 'CS-000001', false)");
+    assert!(!phone(&mut raw).contains('*'));
+    raw.simple("RESET ALL");
+    assert!(phone(&mut raw).contains("****"));
+}
+
+#[test]
+fn a_prepared_statement_is_judged_anew_when_the_purpose_changes() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("support", CASE);
+    raw.parse("p", "SELECT id, phone FROM crm.customers WHERE id = $1");
+    raw.sync();
+    assert_eq!(raw.answer().error, None);
+    let mut run = |raw: &mut Raw| {
+        raw.bind("", "p", &["1"], &[0, 0]);
+        raw.execute("", 0);
+        raw.sync();
+        let answer = raw.answer();
+        assert_eq!(answer.error, None);
+        assert_eq!(answer.rows[0].len(), 2);
+        answer.text(0, 1)
+    };
+    assert!(!run(&mut raw).contains('*'));
+    raw.simple("SET menshen.purpose = ''");
+    assert!(run(&mut raw).contains("****"));
+    raw.simple("SET menshen.purpose = 'customer_service'");
+    assert!(!run(&mut raw).contains('*'));
+}
+
+#[test]
+fn describe_shows_no_hidden_column() {
+    let menshen = Menshen::demo();
+    let mut raw = menshen.support();
+    raw.parse("d", "SELECT phone FROM crm.customers");
+    raw.describe(b'S', "d");
+    raw.sync();
+    let answer = raw.answer();
+    assert_eq!(answer.columns.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["phone"]);
+}
+
+#[test]
+fn sql_prepare_and_execute_are_masked_and_counted() {
+    let menshen = Menshen::demo();
+    let mut raw = menshen.support();
+    assert_eq!(raw.simple("PREPARE q (bigint) AS SELECT name, phone FROM crm.customers WHERE id = $1").error, None);
+    let answer = raw.simple("EXECUTE q(1)");
+    assert_eq!(answer.rows[0].len(), 2);
+    assert_eq!(raw.extended("EXECUTE q(2)", &[], true).rows[0].len(), 2);
+    assert_eq!(raw.simple("DEALLOCATE q").error, None);
+    assert_eq!(raw.simple("EXECUTE q(1)").sqlstate(), "26000");
+}
+
+#[test]
+fn temporary_tables_do_not_stand_in_for_protected_ones() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("analyst", "");
+    raw.simple("SET search_path = crm");
+    assert_eq!(raw.simple("CREATE TEMP TABLE customers (id int, phone text)").error, None);
+    assert_eq!(raw.simple("INSERT INTO customers VALUES (1, 'own')").error, None);
+    assert_eq!(raw.simple("SELECT phone FROM customers").text(0, 0), "own");
+    raw.simple("DROP TABLE pg_temp.customers");
+    assert!(raw.simple("SELECT phone FROM customers WHERE id = 1").text(0, 0).contains("****"));
+}
+
+#[test]
+fn the_token_key_cannot_be_read_by_anybody() {
+    let policy = unlimited_policy().replace("mask = \"phone\"", "mask = \"token\"");
+    let menshen = Menshen::with(&policy, "");
+    let mut raw = menshen.connect("analyst", "");
+    let token = raw.simple("SELECT phone FROM crm.customers WHERE id = 1").text(0, 0);
+    assert!(token.starts_with("tok_") && token.len() == 28, "{token}");
+    let mut again = menshen.connect("analyst", "");
+    assert_eq!(again.simple("SELECT phone FROM crm.customers WHERE id = 1").text(0, 0), token);
+    assert_eq!(raw.simple(&format!("SELECT id FROM crm.customers WHERE phone = '{token}'")).text(0, 0), "1");
+    for sql in ["SHOW menshen.kx", "SELECT current_setting('menshen.kx', true)", "SET menshen.kx = '1'", "SELECT current_setting('men' || 'shen.kx')", "SELECT current_query()"] {
+        assert!(!raw.simple(sql).sqlstate().is_empty(), "{sql}");
+    }
+    let all = raw.simple("SHOW ALL");
+    assert!(!all.rows.is_empty());
+    assert!(!all.rows.iter().flatten().flatten().any(|c| c.windows(9).any(|w| w == b"menshen.k")));
+    let key = std::fs::read_to_string(menshen.directory.path().join("var/menshen.key")).unwrap();
+    let master: [u8; 32] = hex::decode(key.trim()).unwrap().try_into().unwrap();
+    let (inner, outer) = menshen::mask::token_pads(&menshen::mask::token_key(&master));
+    let log = std::fs::read(&Postgres::get().log).unwrap();
+    let log = String::from_utf8_lossy(&log);
+    assert!(log.contains("tok_"), "the statement with the mask is in the log");
+    assert!(!log.contains(&inner) && !log.contains(&outer) && !log.contains(key.trim()));
+}
+
+#[test]
+fn a_cancel_request_reaches_its_backend_and_no_other() {
+    use std::io::Write;
+    let menshen = Menshen::demo();
+    let mut raw = menshen.connect("analyst", "");
+    let cancel = |key: &[u8]| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", menshen.port)).unwrap();
+        let mut packet = 16_i32.to_be_bytes().to_vec();
+        packet.extend(80_877_102_i32.to_be_bytes());
+        packet.extend(key);
+        stream.write_all(&packet).unwrap();
+    };
+    raw.send(b'Q', b"SELECT pg_sleep(20)\0");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut wrong = raw.key.clone();
+    wrong[7] ^= 1;
+    cancel(&wrong);
+    cancel(&raw.key);
+    assert_eq!(raw.answer().sqlstate(), "57014");
+}
+
+#[test]
+fn a_policy_is_reloaded_and_a_broken_one_is_not() {
+    let policy = unlimited_policy();
+    let menshen = Menshen::with(&policy, "");
+    let mut raw = menshen.connect("analyst", "");
+    let phone = |raw: &mut Raw| raw.simple("SELECT phone FROM crm.customers WHERE id = 1").text(0, 0);
+    assert!(phone(&mut raw).contains("****"));
+    let until = |raw: &mut Raw, wanted: &dyn Fn(&str) -> bool| {
+        for _ in 0..100 {
+            if wanted(&phone(raw)) {
+                return true;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        false
+    };
+    menshen.write_policy(&policy.replace("mask = \"phone\"", "mask = \"full\""));
+    assert!(until(&mut raw, &|p| p == "***"), "the change of the file is noticed");
+    menshen.write_policy(&policy.replace("mask = \"phone\"", "mask = \"phoney\""));
+    menshen.signal("HUP");
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    assert_eq!(phone(&mut raw), "***");
+    assert!(menshen.audit().contains("policy-rejected"));
+    menshen.write_policy(&policy);
+    menshen.signal("HUP");
+    assert!(until(&mut raw, &|p| p.contains("****")));
+}
+
+#[test]
+fn sigterm_ends_sessions_and_the_process() {
+    let mut menshen = Menshen::demo();
+    let mut raw = menshen.connect("analyst", "");
+    raw.simple("SELECT 1");
+    menshen.signal("TERM");
+    assert!(menshen.wait().success());
+    assert_eq!(raw.next().unwrap().kind, b'E');
+}
