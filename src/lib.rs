@@ -15,17 +15,17 @@
 //! The modules below stand in reading order, and imports point down this list only: a module may use what
 //! stands below it, never above. `tests/layout.rs` checks it.
 
+pub mod cli;
+pub mod server;
+pub mod config;
+pub mod session;
+pub mod guard;
+pub mod meter;
+pub mod mask;
 pub mod alert;
 pub mod audit;
-pub mod catalog;
-pub mod cli;
-pub mod config;
-pub mod guard;
 pub mod ledger;
-pub mod mask;
-pub mod meter;
 pub mod policy;
-pub mod principal;
-pub mod server;
-pub mod session;
+pub mod catalog;
 pub mod wire;
+pub mod principal;

@@ -8,15 +8,25 @@ use crate::harness::{Menshen, Raw};
 
 /// The demo's policy with a line of 100 people.
 fn small_line() -> String {
-    demo_policy().replace("stop_at = 1.0 ", "stop_at = 0.04 ").replace("alert_at = [0.5, 0.8, 1.0]", "alert_at = [0.02, 0.032]")
+    demo_policy()
+        .replace("stop_at = 1.0 ", "stop_at = 0.04 ")
+        .replace("alert_at = [0.5, 0.8, 1.0]", "alert_at = [0.02, 0.032]")
 }
 
 /// People 1, 2, 3 … of those whom support may see, until the stop: how many, and the error.
-fn page(raw: &mut Raw, mut next: impl FnMut(&mut Raw, i64) -> crate::harness::raw::Answer) -> (BTreeSet<String>, String) {
+fn page(
+    raw: &mut Raw,
+    mut next: impl FnMut(&mut Raw, i64) -> crate::harness::raw::Answer,
+) -> (BTreeSet<String>, String) {
     let mut seen = BTreeSet::new();
     for from in (0..).step_by(30) {
         let answer = next(raw, from);
-        seen.extend(answer.rows.iter().map(|r| String::from_utf8_lossy(r[1].as_ref().unwrap()).into_owned()));
+        seen.extend(
+            answer
+                .rows
+                .iter()
+                .map(|r| String::from_utf8_lossy(r[1].as_ref().unwrap()).into_owned()),
+        );
         if answer.error.is_some() {
             return (seen, answer.sqlstate().to_owned());
         }
@@ -31,7 +41,9 @@ fn page(raw: &mut Raw, mut next: impl FnMut(&mut Raw, i64) -> crate::harness::ra
 fn three_routes_stop_at_the_same_person() {
     let plain = Menshen::with(&small_line(), "");
     let (by_select, code) = page(&mut plain.support(), |raw, from| {
-        raw.simple(&format!("SELECT id, phone FROM crm.customers ORDER BY id OFFSET {from} LIMIT 30"))
+        raw.simple(&format!(
+            "SELECT id, phone FROM crm.customers ORDER BY id OFFSET {from} LIMIT 30"
+        ))
     });
     assert_eq!((by_select.len(), code.as_str()), (99, "53400"));
 
@@ -52,7 +64,10 @@ fn three_routes_stop_at_the_same_person() {
 
     let prepared = Menshen::with(&small_line(), "");
     let mut raw = prepared.support();
-    raw.parse("s", "SELECT id, phone FROM crm.customers ORDER BY id OFFSET $1 LIMIT 30");
+    raw.parse(
+        "s",
+        "SELECT id, phone FROM crm.customers ORDER BY id OFFSET $1 LIMIT 30",
+    );
     raw.sync();
     raw.answer();
     let (by_prepared, code) = page(&mut raw, |raw, from| {
@@ -71,9 +86,18 @@ fn one_row_that_packs_many_people_counts_them_all() {
     let mut raw = menshen.support();
     let packed = raw.simple("SELECT string_agg(phone, ',') FROM crm.customers");
     assert_eq!((packed.sqlstate(), packed.rows.len()), ("53400", 0));
-    assert_eq!(raw.simple("SELECT json_agg(c) FROM crm.customers c").sqlstate(), "53400");
-    assert_eq!(raw.simple("SELECT ARRAY(SELECT phone FROM crm.customers)").sqlstate(), "53400");
-    assert_eq!(raw.simple("SELECT DISTINCT grade, phone FROM crm.customers").rows.len(), 99);
+    assert_eq!(
+        raw.simple("SELECT json_agg(c) FROM crm.customers c").sqlstate(),
+        "53400"
+    );
+    assert_eq!(
+        raw.simple("SELECT ARRAY(SELECT phone FROM crm.customers)").sqlstate(),
+        "53400"
+    );
+    assert_eq!(
+        raw.simple("SELECT DISTINCT grade, phone FROM crm.customers").rows.len(),
+        99
+    );
     // Counting them shows nobody.
     assert_eq!(raw.simple("SELECT count(*) FROM crm.customers").rows.len(), 1);
     assert_eq!(raw.simple("SELECT id, grade FROM crm.customers").error, None);
@@ -85,7 +109,10 @@ fn the_count_survives_kill_and_is_never_lower_than_what_was_received() {
     let mut received = BTreeSet::new();
     for round in 0..3 {
         let mut raw = menshen.support();
-        let answer = raw.simple(&format!("SELECT id, phone FROM crm.customers ORDER BY id OFFSET {} LIMIT 20", round * 20));
+        let answer = raw.simple(&format!(
+            "SELECT id, phone FROM crm.customers ORDER BY id OFFSET {} LIMIT 20",
+            round * 20
+        ));
         received.extend(answer.rows.iter().map(|r| r[1].clone()));
         menshen.kill_and_restart();
     }
@@ -104,14 +131,23 @@ fn notices_alerts_and_the_stop_arrive() {
     let menshen = Menshen::with(&small_line(), &config);
     let mut raw = menshen.support();
     let first = raw.simple("SELECT id, phone FROM crm.customers ORDER BY id LIMIT 60");
-    assert!(first.notices.iter().any(|n| n.contains("exposure 60 of 2500")), "{:?}", first.notices);
+    assert!(
+        first.notices.iter().any(|n| n.contains("exposure 60 of 2500")),
+        "{:?}",
+        first.notices
+    );
     let rest = raw.simple("SELECT id, phone FROM crm.customers ORDER BY id");
     assert_eq!(rest.sqlstate(), "53400");
     let kinds = || {
         let bodies = hook.bodies.lock().unwrap();
         bodies
             .iter()
-            .map(|b| serde_json::from_str::<serde_json::Value>(b).unwrap()["kind"].as_str().unwrap().to_owned())
+            .map(|b| {
+                serde_json::from_str::<serde_json::Value>(b).unwrap()["kind"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
             .collect::<Vec<_>>()
     };
     for _ in 0..100 {
@@ -140,6 +176,10 @@ fn the_session_goes_on_after_a_stop() {
     assert_eq!((stopped.sqlstate(), stopped.status), ("53400", b'E'));
     assert_eq!(raw.simple("ROLLBACK").status, b'I');
     assert_eq!(raw.simple("SELECT count(*) FROM crm.products").text(0, 0), "50");
-    assert_eq!(raw.extended("SELECT id, phone FROM crm.customers ORDER BY id DESC", &[], true).sqlstate(), "53400");
+    assert_eq!(
+        raw.extended("SELECT id, phone FROM crm.customers ORDER BY id DESC", &[], true)
+            .sqlstate(),
+        "53400"
+    );
     assert_eq!(raw.extended("SELECT 7", &[], false).text(0, 0), "7");
 }

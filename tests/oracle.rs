@@ -51,12 +51,19 @@ fn answers_are_those_of_a_masked_copy() {
     let mut failures = Vec::new();
     for (login, options, masking, masked) in ROLES {
         let copy = server.shop();
-        let masking = masking.replace("NAME_MASK", NAME_MASK).replace("PHONE_MASK", PHONE_MASK).replace("OTHERS", OTHERS);
+        let masking = masking
+            .replace("NAME_MASK", NAME_MASK)
+            .replace("PHONE_MASK", PHONE_MASK)
+            .replace("OTHERS", OTHERS);
         server.sql(&copy, &masking);
         let mut through = menshen.connect(login, options);
         let mut direct = Raw::connect(server.port, &copy, login, &data::password(login), "").unwrap();
         for (theme, cases) in &themes {
-            let all = cases.ordered.iter().map(|c| (c, true)).chain(cases.unordered.iter().map(|c| (c, false)));
+            let all = cases
+                .ordered
+                .iter()
+                .map(|c| (c, true))
+                .chain(cases.unordered.iter().map(|c| (c, false)));
             for (sql, ordered) in all {
                 for mode in ["simple", "extended text", "extended binary"] {
                     let ask = |raw: &mut Raw| match mode {
@@ -77,7 +84,13 @@ fn answers_are_those_of_a_masked_copy() {
             assert!(leaks.is_empty(), "{login} received clear values: {leaks:?}");
         }
     }
-    assert!(failures.is_empty(), "{} of {} failed\n{}", failures.len(), shapes * 3, failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} failed\n{}",
+        failures.len(),
+        shapes * 3,
+        failures.join("\n")
+    );
 }
 
 /// Clear values that the role may not see, found anywhere in what it received.
@@ -97,11 +110,17 @@ fn leaks(received: &[u8], server: &Postgres, database: &str, login: &str) -> Vec
         columns.push("SELECT phone FROM crm.customers WHERE grade = 'vip+'");
         columns.push("SELECT email FROM crm.customers WHERE grade = 'vip+'");
     }
-    let values: Vec<String> =
-        columns.iter().flat_map(|c| server.sql(database, c).lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let values: Vec<String> = columns
+        .iter()
+        .flat_map(|c| server.sql(database, c).lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     assert!(values.len() > 300);
     let search = AhoCorasick::new(&values).unwrap();
-    search.find_iter(received).take(5).map(|m| values[m.pattern().as_usize()].clone()).collect()
+    search
+        .find_iter(received)
+        .take(5)
+        .map(|m| values[m.pattern().as_usize()].clone())
+        .collect()
 }
 
 /// What is not the same. Anonymous records stand for row types, and texts of errors are not compared.
@@ -130,11 +149,25 @@ fn difference(got: &Answer, wanted: &Answer, ordered: bool) -> Option<String> {
         b.sort();
     }
     if a != b {
-        let at = a.iter().zip(&b).position(|(x, y)| x != y).unwrap_or(a.len().min(b.len()));
+        let at = a
+            .iter()
+            .zip(&b)
+            .position(|(x, y)| x != y)
+            .unwrap_or(a.len().min(b.len()));
         let show = |rows: &[Vec<Option<Vec<u8>>>]| {
-            rows.get(at).map(|r| r.iter().map(|c| c.as_ref().map(|c| String::from_utf8_lossy(c).into_owned())).collect::<Vec<_>>())
+            rows.get(at).map(|r| {
+                r.iter()
+                    .map(|c| c.as_ref().map(|c| String::from_utf8_lossy(c).into_owned()))
+                    .collect::<Vec<_>>()
+            })
         };
-        return Some(format!("{} rows, {} wanted; row {at}: {:?} instead of {:?}", a.len(), b.len(), show(&a), show(&b)));
+        return Some(format!(
+            "{} rows, {} wanted; row {at}: {:?} instead of {:?}",
+            a.len(),
+            b.len(),
+            show(&a),
+            show(&b)
+        ));
     }
     None
 }
@@ -145,9 +178,23 @@ fn a_role_that_may_see_nothing_is_refused_by_name_and_gets_the_rest() {
     let mut intern = menshen.connect("intern", "");
     assert_eq!(intern.simple("SELECT phone FROM crm.customers").sqlstate(), "42501");
     assert_eq!(intern.simple("SELECT * FROM crm.customers").sqlstate(), "42501");
-    assert_eq!(intern.extended("SELECT c FROM crm.customers c", &[], true).sqlstate(), "42501");
-    assert_eq!(intern.simple("SELECT id FROM crm.customers WHERE name = 'x'").sqlstate(), "42501");
-    assert_eq!(intern.simple("SELECT id, grade FROM crm.customers WHERE id < 4").rows.len(), 3);
+    assert_eq!(
+        intern.extended("SELECT c FROM crm.customers c", &[], true).sqlstate(),
+        "42501"
+    );
+    assert_eq!(
+        intern
+            .simple("SELECT id FROM crm.customers WHERE name = 'x'")
+            .sqlstate(),
+        "42501"
+    );
+    assert_eq!(
+        intern
+            .simple("SELECT id, grade FROM crm.customers WHERE id < 4")
+            .rows
+            .len(),
+        3
+    );
     let mut stranger = Raw::connect(menshen.port, &menshen.database, "stranger", "regnarts", "").unwrap();
     assert_eq!(stranger.simple("SELECT id FROM crm.customers").sqlstate(), "42501");
     assert_eq!(stranger.simple("SELECT id FROM crm.products").error, None);

@@ -13,13 +13,17 @@ fn an_unprotected_statement_arrives_byte_for_byte() {
     assert_eq!(raw.extended(other, &["3"], true).error, None);
     let log = std::fs::read_to_string(&Postgres::get().log).unwrap();
     assert!(log.contains(&format!("analyst@{} LOG:  statement: {odd}\n", menshen.database)));
-    assert!(log.contains(&format!(": {}\n", other.replace('\t', "\t"))), "the log has no such statement");
+    assert!(
+        log.contains(&format!(": {}\n", other.replace('\t', "\t"))),
+        "the log has no such statement"
+    );
 }
 
 #[test]
 fn every_password_method_passes_through() {
     let menshen = Menshen::demo();
-    let login = |user: &str, password: &str| Raw::connect(menshen.port, &menshen.database, user, password, "").map(|_| ());
+    let login =
+        |user: &str, password: &str| Raw::connect(menshen.port, &menshen.database, user, password, "").map(|_| ());
     assert_eq!(login("analyst", "tsylana"), Ok(()));
     assert_eq!(login("md5_login", "nigol_5dm"), Ok(()));
     assert_eq!(login("plain", "nialp"), Ok(()));
@@ -57,7 +61,10 @@ fn a_refusal_in_a_pipeline_undoes_what_stood_before_it() {
     raw.execute("", 0);
     raw.sync();
     assert_eq!(raw.answer().sqlstate(), "0A000");
-    assert_eq!(raw.simple("SELECT count(*) FROM crm.notes WHERE id = 900").text(0, 0), "0");
+    assert_eq!(
+        raw.simple("SELECT count(*) FROM crm.notes WHERE id = 900").text(0, 0),
+        "0"
+    );
 }
 
 #[test]
@@ -79,7 +86,12 @@ fn set_transaction_right_after_begin_works() {
     let menshen = Menshen::demo();
     let mut raw = menshen.connect("analyst", "");
     raw.simple("SET search_path = crm");
-    for sql in ["BEGIN", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SELECT id FROM customers LIMIT 1", "COMMIT"] {
+    for sql in [
+        "BEGIN",
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SELECT id FROM customers LIMIT 1",
+        "COMMIT",
+    ] {
         assert_eq!(raw.simple(sql).error, None, "{sql}");
     }
 }
@@ -92,12 +104,12 @@ fn settings_are_followed_through_every_change() {
     assert!(phone(&mut raw).contains("****"));
     raw.simple("SET menshen.purpose = 'customer_service'");
     assert!(phone(&mut raw).contains("****"), "the case is missing");
-    raw.simple("SET menshen.case = 'CS-000001'");
+    raw.simple("SET menshen.\"case\" = 'CS-000001'");
     assert!(!phone(&mut raw).contains('*'));
-    raw.simple("SET menshen.case = 'nonsense'");
+    raw.simple("SET menshen.\"case\" = 'nonsense'");
     assert!(phone(&mut raw).contains("****"));
     raw.simple("BEGIN");
-    raw.simple("SET LOCAL menshen.case = 'CS-000001'");
+    raw.simple("SET LOCAL menshen.\"case\" = 'CS-000001'");
     assert!(!phone(&mut raw).contains('*'));
     raw.simple("ROLLBACK");
     assert!(phone(&mut raw).contains("****"));
@@ -114,7 +126,7 @@ fn a_prepared_statement_is_judged_anew_when_the_purpose_changes() {
     raw.parse("p", "SELECT id, phone FROM crm.customers WHERE id = $1");
     raw.sync();
     assert_eq!(raw.answer().error, None);
-    let mut run = |raw: &mut Raw| {
+    let run = |raw: &mut Raw| {
         raw.bind("", "p", &["1"], &[0, 0]);
         raw.execute("", 0);
         raw.sync();
@@ -131,6 +143,13 @@ fn a_prepared_statement_is_judged_anew_when_the_purpose_changes() {
 }
 
 #[test]
+fn a_row_filter_that_cannot_be_proven_through_a_view_refuses() {
+    let menshen = Menshen::demo();
+    assert_eq!(menshen.support().simple("SELECT * FROM crm.v_gradeless").sqlstate(), "0A000");
+    assert_eq!(menshen.connect("analyst", "").simple("SELECT * FROM crm.v_gradeless").error, None);
+}
+
+#[test]
 fn describe_shows_no_hidden_column() {
     let menshen = Menshen::demo();
     let mut raw = menshen.support();
@@ -138,14 +157,21 @@ fn describe_shows_no_hidden_column() {
     raw.describe(b'S', "d");
     raw.sync();
     let answer = raw.answer();
-    assert_eq!(answer.columns.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["phone"]);
+    assert_eq!(
+        answer.columns.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
+        ["phone"]
+    );
 }
 
 #[test]
 fn sql_prepare_and_execute_are_masked_and_counted() {
     let menshen = Menshen::demo();
     let mut raw = menshen.support();
-    assert_eq!(raw.simple("PREPARE q (bigint) AS SELECT name, phone FROM crm.customers WHERE id = $1").error, None);
+    assert_eq!(
+        raw.simple("PREPARE q (bigint) AS SELECT name, phone FROM crm.customers WHERE id = $1")
+            .error,
+        None
+    );
     let answer = raw.simple("EXECUTE q(1)");
     assert_eq!(answer.rows[0].len(), 2);
     assert_eq!(raw.extended("EXECUTE q(2)", &[], true).rows[0].len(), 2);
@@ -158,11 +184,18 @@ fn temporary_tables_do_not_stand_in_for_protected_ones() {
     let menshen = Menshen::with(&unlimited_policy(), "");
     let mut raw = menshen.connect("analyst", "");
     raw.simple("SET search_path = crm");
-    assert_eq!(raw.simple("CREATE TEMP TABLE customers (id int, phone text)").error, None);
+    assert_eq!(
+        raw.simple("CREATE TEMP TABLE customers (id int, phone text)").error,
+        None
+    );
     assert_eq!(raw.simple("INSERT INTO customers VALUES (1, 'own')").error, None);
     assert_eq!(raw.simple("SELECT phone FROM customers").text(0, 0), "own");
     raw.simple("DROP TABLE pg_temp.customers");
-    assert!(raw.simple("SELECT phone FROM customers WHERE id = 1").text(0, 0).contains("****"));
+    assert!(
+        raw.simple("SELECT phone FROM customers WHERE id = 1")
+            .text(0, 0)
+            .contains("****")
+    );
 }
 
 #[test]
@@ -173,14 +206,33 @@ fn the_token_key_cannot_be_read_by_anybody() {
     let token = raw.simple("SELECT phone FROM crm.customers WHERE id = 1").text(0, 0);
     assert!(token.starts_with("tok_") && token.len() == 28, "{token}");
     let mut again = menshen.connect("analyst", "");
-    assert_eq!(again.simple("SELECT phone FROM crm.customers WHERE id = 1").text(0, 0), token);
-    assert_eq!(raw.simple(&format!("SELECT id FROM crm.customers WHERE phone = '{token}'")).text(0, 0), "1");
-    for sql in ["SHOW menshen.kx", "SELECT current_setting('menshen.kx', true)", "SET menshen.kx = '1'", "SELECT current_setting('men' || 'shen.kx')", "SELECT current_query()"] {
+    assert_eq!(
+        again.simple("SELECT phone FROM crm.customers WHERE id = 1").text(0, 0),
+        token
+    );
+    assert_eq!(
+        raw.simple(&format!("SELECT id FROM crm.customers WHERE phone = '{token}'"))
+            .text(0, 0),
+        "1"
+    );
+    for sql in [
+        "SHOW menshen.kx",
+        "SELECT current_setting('menshen.kx', true)",
+        "SET menshen.kx = '1'",
+        "SELECT current_setting('men' || 'shen.kx')",
+        "SELECT current_query()",
+    ] {
         assert!(!raw.simple(sql).sqlstate().is_empty(), "{sql}");
     }
     let all = raw.simple("SHOW ALL");
     assert!(!all.rows.is_empty());
-    assert!(!all.rows.iter().flatten().flatten().any(|c| c.windows(9).any(|w| w == b"menshen.k")));
+    assert!(
+        !all.rows
+            .iter()
+            .flatten()
+            .flatten()
+            .any(|c| c.windows(9).any(|w| w == b"menshen.k"))
+    );
     let key = std::fs::read_to_string(menshen.directory.path().join("var/menshen.key")).unwrap();
     let master: [u8; 32] = hex::decode(key.trim()).unwrap().try_into().unwrap();
     let (inner, outer) = menshen::mask::token_pads(&menshen::mask::token_key(&master));

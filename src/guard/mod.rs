@@ -273,6 +273,7 @@ impl Subject<'_> {
     fn touches(&self) -> Result<bool, Verdict> {
         let mut ctes: BTreeSet<&str> = BTreeSet::new();
         let mut relations: Vec<&Tree> = Vec::new();
+        let mut created: BTreeSet<usize> = BTreeSet::new();
         self.tree.walk(&mut |n| {
             match n.kind() {
                 "CommonTableExpr" => {
@@ -280,6 +281,9 @@ impl Subject<'_> {
                 }
                 "RangeVar" => relations.push(n),
                 "LockingClause" => return false,
+                // What is being made is not yet there; should it be, the server says so.
+                "CreateStmt" => created.extend(n.field("relation").location()),
+                "IntoClause" => created.extend(n.field("rel").location()),
                 _ => {}
             }
             true
@@ -297,6 +301,9 @@ impl Subject<'_> {
                 | Class::Explain
         );
         for relation in relations {
+            if relation.location().is_some_and(|at| created.contains(&at)) {
+                continue;
+            }
             let (schema, name) = (relation.text("schemaname"), relation.text("relname"));
             let written = (!schema.is_empty()).then_some(schema);
             match ground.catalog.resolve(written, name, self.judge.path()) {
@@ -511,6 +518,14 @@ fn account_trees(parsed: &Parsed, seen: &mut witness::Accounted) {
             true
         });
     }
+    // `SET a.b` is one name to PostgreSQL and two to the witness.
+    let parts: Vec<String> = seen.other_names.iter().flat_map(|n| n.split('.').map(str::to_owned)).collect();
+    seen.other_names.extend(parts);
+    seen.names_matter = parsed.typed.stmts.iter().all(|s| {
+        s.stmt.as_ref().and_then(|s| s.node.as_ref()).map(statement::classify).is_some_and(|class| {
+            matches!(class, Class::Query | Class::Insert | Class::Modify | Class::Prepare | Class::Execute | Class::Explain)
+        })
+    });
 }
 
 fn texts(node: &Tree, into: &mut BTreeSet<String>) {

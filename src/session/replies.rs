@@ -348,7 +348,11 @@ impl Session {
             self.stale = true;
             self.transaction_changed = true;
         }
-        self.transaction_ddl |= plan.ddl;
+        if plan.ddl {
+            // The first temporary table puts its schema into the path.
+            self.stale = true;
+            self.transaction_ddl = true;
+        }
         match &plan.kind {
             StatementKind::Prepare { name, .. } => {
                 if let Some(prepared) = prepared {

@@ -1,6 +1,7 @@
 -- Views over protected tables, for the tests.
 CREATE VIEW crm.v_contacts AS SELECT id, name, phone AS tel, grade FROM crm.customers;
-CREATE VIEW crm.v_vip AS SELECT c.id, c.tel FROM crm.v_contacts c WHERE c.grade = 'vip';
+CREATE VIEW crm.v_vip AS SELECT c.id, c.tel, c.grade FROM crm.v_contacts c WHERE c.grade = 'vip';
+CREATE VIEW crm.v_gradeless AS SELECT id, phone FROM crm.customers;
 CREATE VIEW crm.v_talk AS SELECT m.id AS message_id, m.customer_id, m.body, o.status
     FROM crm.messages m JOIN crm.orders o ON o.customer_id = m.customer_id;
 CREATE TABLE crm.notes (id int PRIMARY KEY, customer_id bigint, note text);

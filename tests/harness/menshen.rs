@@ -39,7 +39,12 @@ impl Menshen {
         );
         std::fs::write(directory.path().join("menshen.toml"), text).unwrap();
         let (child, port) = start(directory.path());
-        Self { directory, port, database: database.to_owned(), child }
+        Self {
+            directory,
+            port,
+            database: database.to_owned(),
+            child,
+        }
     }
 
     /// Ends it without warning and starts it anew.
@@ -52,7 +57,11 @@ impl Menshen {
     }
 
     pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
+        let sent = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.child.id().to_string())
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
@@ -101,7 +110,11 @@ pub fn unlimited_policy() -> String {
 }
 
 fn start(directory: &Path) -> (Child, u16) {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(directory.join("log"))
+        .unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_menshen"))
         .arg("serve")
         .arg("--config")
@@ -112,10 +125,15 @@ fn start(directory: &Path) -> (Child, u16) {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     let port = line.trim().rsplit(':').next().and_then(|p| p.parse().ok());
     let port = port.unwrap_or_else(|| {
-        panic!("menshen does not listen: {line}\n{}", std::fs::read_to_string(directory.join("log")).unwrap_or_default())
+        panic!(
+            "menshen does not listen: {line}\n{}",
+            std::fs::read_to_string(directory.join("log")).unwrap_or_default()
+        )
     });
     (child, port)
 }

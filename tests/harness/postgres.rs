@@ -36,7 +36,19 @@ impl Postgres {
         if is_root() {
             run(Command::new("chown").arg("-R").arg("postgres").arg(&root));
         }
-        run(as_postgres(&bin.join("initdb")).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-D"]).arg(&data));
+        run(as_postgres(&bin.join("initdb"))
+            .args([
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+                "-D",
+            ])
+            .arg(&data));
         let hba = "local all postgres trust\nhost all postgres 127.0.0.1/32 trust\nhost all md5_login 127.0.0.1/32 md5\n\
                    host all trusted 127.0.0.1/32 trust\nhost all plain 127.0.0.1/32 password\nhost all all 127.0.0.1/32 scram-sha-256\n";
         std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
@@ -60,12 +72,23 @@ impl Postgres {
         ] {
             command.arg("-c").arg(setting);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap());
         command.spawn().expect("setsid (util-linux) starts the watcher");
-        let server = Self { port, log, socket: root };
+        let server = Self {
+            port,
+            log,
+            socket: root,
+        };
         let begun = Instant::now();
         while server.try_sql("postgres", "SELECT 1").is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "PostgreSQL does not start: see {}", server.log.display());
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "PostgreSQL does not start: see {}",
+                server.log.display()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
         server.sql("postgres", "CREATE DATABASE shop");
@@ -93,7 +116,19 @@ impl Postgres {
     fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
         use std::io::Write;
         let mut psql = Command::new(programs().join("psql"))
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-h"])
+            .args([
+                "-X",
+                "-q",
+                "-A",
+                "-t",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-U",
+                "postgres",
+                "-d",
+                database,
+                "-h",
+            ])
             .arg(&self.socket)
             .args(["-p", &self.port.to_string()])
             .stdin(Stdio::piped())
@@ -140,15 +175,28 @@ fn as_postgres(program: &Path) -> Command {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; run `make setup`"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}; run `make setup`"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Directory of PostgreSQL's server programs: the newest installed.
 pub fn programs() -> PathBuf {
     let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-        .map(|d| d.filter_map(Result::ok).map(|e| e.path().join("bin")).filter(|b| b.join("initdb").exists()).collect())
+        .map(|d| {
+            d.filter_map(Result::ok)
+                .map(|e| e.path().join("bin"))
+                .filter(|b| b.join("initdb").exists())
+                .collect()
+        })
         .unwrap_or_default();
     found.sort();
-    found.pop().unwrap_or_else(|| panic!("PostgreSQL's server programs are not installed; run `make setup`"))
+    found
+        .pop()
+        .unwrap_or_else(|| panic!("PostgreSQL's server programs are not installed; run `make setup`"))
 }

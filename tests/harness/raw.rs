@@ -47,9 +47,18 @@ impl Raw {
         let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut raw = Self { stream, received: Vec::new(), key: Vec::new() };
+        let mut raw = Self {
+            stream,
+            received: Vec::new(),
+            key: Vec::new(),
+        };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
-        for (name, value) in [("user", login), ("database", database), ("options", options), ("client_encoding", "UTF8")] {
+        for (name, value) in [
+            ("user", login),
+            ("database", database),
+            ("options", options),
+            ("client_encoding", "UTF8"),
+        ] {
             if !value.is_empty() {
                 body.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
             }
@@ -66,7 +75,8 @@ impl Raw {
                     3 => raw.send(b'p', &[password.as_bytes(), b"\0"].concat()),
                     5 => {
                         let salt: [u8; 4] = message.body[4..8].try_into().unwrap();
-                        let hash = postgres_protocol::authentication::md5_hash(login.as_bytes(), password.as_bytes(), salt);
+                        let hash =
+                            postgres_protocol::authentication::md5_hash(login.as_bytes(), password.as_bytes(), salt);
                         raw.send(b'p', &[hash.as_bytes(), b"\0"].concat());
                     }
                     10 => {
@@ -86,7 +96,11 @@ impl Raw {
                         let next = s.message().to_vec();
                         raw.send(b'p', &next);
                     }
-                    12 => scram.as_mut().unwrap().finish(&message.body[4..]).map_err(|e| e.to_string())?,
+                    12 => scram
+                        .as_mut()
+                        .unwrap()
+                        .finish(&message.body[4..])
+                        .map_err(|e| e.to_string())?,
                     other => return Err(format!("authentication {other}")),
                 },
                 b'K' => raw.key = message.body,
@@ -102,11 +116,9 @@ impl Raw {
 
     pub fn send(&mut self, kind: u8, body: &[u8]) {
         let length = i32::try_from(body.len() + 4).unwrap().to_be_bytes();
-        self.stream.write_all(&[&[kind], length.as_slice(), body].concat()).unwrap();
-    }
-
-    pub fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        self.stream
+            .write_all(&[&[kind], length.as_slice(), body].concat())
+            .unwrap();
     }
 
     pub fn next(&mut self) -> Result<Message, String> {

@@ -35,7 +35,10 @@ impl Webhook {
                 }
                 let code = if failures > 0 { 500 } else { 200 };
                 failures = failures.saturating_sub(1);
-                let _gone = write!(stream.get_mut(), "HTTP/1.1 {code} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _gone = write!(
+                    stream.get_mut(),
+                    "HTTP/1.1 {code} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
                 if code == 200 {
                     kept.lock().unwrap().push(String::from_utf8(body).unwrap());
                 }

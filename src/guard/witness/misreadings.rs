@@ -51,7 +51,8 @@ const FORMS: [&str; 27] = [
 ];
 
 /// Keywords that `sqlparser` keeps as identifiers: units of EXTRACT and INTERVAL, `b ISNULL` as an alias (#3), parts of SET and SHOW.
-const WORDS: [&str; 30] = [
+const WORDS: [&str; 31] = [
+    "all",
     "century",
     "day",
     "days",
