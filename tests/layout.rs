@@ -24,7 +24,11 @@ fn imports_point_down_the_map() {
         let Some(place) = map.iter().position(|m| *m == own) else {
             return;
         };
-        for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+        for (number, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, l)| !l.trim_start().starts_with("//"))
+        {
             for part in line.split("crate::").skip(1) {
                 let name: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 if let Some(other) = map.iter().position(|m| *m == name)

@@ -270,7 +270,7 @@ impl Maker<'_> {
             return Ok(None);
         }
         match Walk::query(self, &parsed, select, false) {
-            Ok((walk, output)) => Ok(Some(self.from_walk(relation, &walk, &output))),
+            Ok((walk, output)) => Ok(Some(self.derive(relation, &walk, &output))),
             Err(Stop::Refuse(_) | Stop::Missing(..) | Stop::Again) => Err(reached),
         }
     }
@@ -295,7 +295,7 @@ impl Maker<'_> {
         reached
     }
 
-    fn from_walk(&self, relation: &Relation, walk: &Walk<'_>, output: &super::scope::Output) -> Protected {
+    fn derive(&self, relation: &Relation, walk: &Walk<'_>, output: &super::scope::Output) -> Protected {
         let mut protected = self.bare(relation);
         let regular =
             output.columns.len() == protected.columns.len() && output.columns.iter().all(|c| c.name.is_some());

@@ -233,7 +233,7 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
         text,
         edited,
         statements: plans,
-        _sealed: (),
+        sealed: plan::Sealed(()),
     })
 }
 
@@ -519,12 +519,23 @@ fn account_trees(parsed: &Parsed, seen: &mut witness::Accounted) {
         });
     }
     // `SET a.b` is one name to PostgreSQL and two to the witness.
-    let parts: Vec<String> = seen.other_names.iter().flat_map(|n| n.split('.').map(str::to_owned)).collect();
+    let parts: Vec<String> = seen
+        .other_names
+        .iter()
+        .flat_map(|n| n.split('.').map(str::to_owned))
+        .collect();
     seen.other_names.extend(parts);
     seen.names_matter = parsed.typed.stmts.iter().all(|s| {
-        s.stmt.as_ref().and_then(|s| s.node.as_ref()).map(statement::classify).is_some_and(|class| {
-            matches!(class, Class::Query | Class::Insert | Class::Modify | Class::Prepare | Class::Execute | Class::Explain)
-        })
+        s.stmt
+            .as_ref()
+            .and_then(|s| s.node.as_ref())
+            .map(statement::classify)
+            .is_some_and(|class| {
+                matches!(
+                    class,
+                    Class::Query | Class::Insert | Class::Modify | Class::Prepare | Class::Execute | Class::Explain
+                )
+            })
     });
 }
 

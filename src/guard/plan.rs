@@ -13,8 +13,13 @@ pub struct Plan {
     pub edited: bool,
     /// One entry per statement of the string; none for an empty query.
     pub statements: Vec<Arc<StatementPlan>>,
-    pub(super) _sealed: (),
+    #[expect(dead_code, reason = "it is there so that only the guard can make a plan")]
+    pub(super) sealed: Sealed,
 }
+
+/// Proof that the guard made it: nothing outside can.
+#[derive(Debug, Clone)]
+pub struct Sealed(pub(super) ());
 
 /// One statement of the string.
 #[derive(Debug, Clone)]

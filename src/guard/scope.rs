@@ -162,6 +162,9 @@ pub struct Spelled {
     pub frame: usize,
 }
 
+/// A hidden column to add: what it computes, how to read it, whom it names.
+type Carried = (Addition, KeyShape, (ScanId, usize));
+
 /// What a query level gives.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -570,7 +573,7 @@ impl<'w> Walk<'w> {
         let mut level = Level::default();
         let scans_before = self.scans.len();
         for item in t.list("from_clause") {
-            let made = self.from_item(item, env, &level, top, false)?;
+            let made = self.entry(item, env, &level, top, false)?;
             level.items.push(made);
         }
         let scans_after = self.scans.len();
@@ -767,7 +770,7 @@ impl<'w> Walk<'w> {
         if !below.is_empty() {
             let mut carried = BTreeSet::new();
             for sublink in sublinks {
-                for (addition, key_shape, key) in self.copy_people(&sublink.tree, level, env)? {
+                for (addition, key_shape, key) in self.copy_people(sublink.tree, level, env)? {
                     carried.insert(key);
                     self.add_hidden(at, anchor, addition, key_shape, key, output);
                 }
@@ -806,12 +809,7 @@ impl<'w> Walk<'w> {
 
     /// People of a sub-query in an output expression: hidden columns computed over a copy of it. The copy reads the same
     /// snapshot, so it sees the same rows, as long as nothing in it is volatile or picks rows at will.
-    fn copy_people(
-        &mut self,
-        sublink: &Tree,
-        level: &Level,
-        env: Env<'_>,
-    ) -> Result<Vec<(Addition, KeyShape, (ScanId, usize))>, Stop> {
+    fn copy_people(&mut self, sublink: &Tree, level: &Level, env: Env<'_>) -> Result<Vec<Carried>, Stop> {
         let select = sublink.field("subselect");
         let limited = !select.field("limit_count").is_null() || !select.field("limit_offset").is_null();
         let mut volatile = limited && select.list("sort_clause").is_empty();
@@ -1228,14 +1226,7 @@ impl<'w> Walk<'w> {
     // ── FROM ────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// One FROM entry. `so_far` holds the entries to its left, which LATERAL ones may name.
-    fn from_item(
-        &mut self,
-        t: &Tree,
-        env: Env<'_>,
-        so_far: &Level,
-        simple: bool,
-        nullable: bool,
-    ) -> Result<Item, Stop> {
+    fn entry(&mut self, t: &Tree, env: Env<'_>, so_far: &Level, simple: bool, nullable: bool) -> Result<Item, Stop> {
         match t.kind() {
             "RangeVar" => self.range_var(t, env, simple && !nullable, nullable),
             "RangeSubselect" => {
@@ -1269,7 +1260,7 @@ impl<'w> Walk<'w> {
             "JoinExpr" => self.join(t, env, so_far, simple, nullable),
             "RangeFunction" | "RangeTableFunc" | "JsonTable" => self.function_item(t, env, so_far),
             "RangeTableSample" => {
-                let item = self.from_item(t.field("relation"), env, so_far, false, nullable)?;
+                let item = self.entry(t.field("relation"), env, so_far, false, nullable)?;
                 for part in t.list("args") {
                     self.expression(part, so_far, env)?;
                 }
@@ -1544,10 +1535,10 @@ impl<'w> Walk<'w> {
     fn join(&mut self, t: &Tree, env: Env<'_>, so_far: &Level, simple: bool, nullable: bool) -> Result<Item, Stop> {
         // 1 inner, 2 left, 3 full, 4 right: PostgreSQL's JoinType.
         let kind = t.int("jointype");
-        let left = self.from_item(t.field("larg"), env, so_far, simple, nullable || kind == 3 || kind == 4)?;
+        let left = self.entry(t.field("larg"), env, so_far, simple, nullable || kind == 3 || kind == 4)?;
         let mut with_left = so_far.clone();
         with_left.items.push(left.clone());
-        let right = self.from_item(
+        let right = self.entry(
             t.field("rarg"),
             env,
             &with_left,

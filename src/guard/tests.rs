@@ -189,7 +189,10 @@ fn look(clear: bool) -> Look {
     }
 }
 
-fn edited(look: &Look, sql: &str) -> Result<(String, Vec<(String, crate::meter::KeyShape)>, usize), String> {
+/// Edited text, hidden columns, number of scans.
+type Edited = (String, Vec<(String, crate::meter::KeyShape)>, usize);
+
+fn edited(look: &Look, sql: &str) -> Result<Edited, String> {
     let parsed = parse::parse(sql).map_err(|r| format!("{r}"))?;
     let statement = &parsed.statements[0];
     let (walk, output): (Walk<'_>, Output) =

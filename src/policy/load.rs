@@ -572,7 +572,7 @@ fn limits<'t>(reader: &mut Reader<'t>, root: &Section<'t>, roles: &BTreeMap<Stri
         let mut shares = BTreeSet::new();
         let mut alert_at = Vec::new();
         for (share, span) in reader.numbers(&section, "alert_at").unwrap_or_default() {
-            if !(share > 0.0 && share <= 100.0) || !shares.insert(share.to_bits()) {
+            if !(share > 0.0 && share <= 100.0 && shares.insert(share.to_bits())) {
                 reader.error(
                     &span,
                     format!("share {share} of `alert_at` is not above 0, or stands twice"),

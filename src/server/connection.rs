@@ -176,7 +176,7 @@ async fn serve(
         let actions = tokio::select! {
             read = client.read_buf(&mut from_client), if connection.session.wants_client() => match read {
                 Ok(0) | Err(_) => break,
-                Ok(_) => connection.session.from_client(&mut from_client, Timestamp::now()),
+                Ok(_) => connection.session.client_bytes(&mut from_client, Timestamp::now()),
             },
             read = server.read_buf(&mut from_server), if connection.session.wants_server() => match read {
                 Ok(0) | Err(_) => {
@@ -184,7 +184,7 @@ async fn serve(
                     connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));
                     break;
                 }
-                Ok(_) => connection.session.from_server(&mut from_server, Timestamp::now()),
+                Ok(_) => connection.session.server_bytes(&mut from_server, Timestamp::now()),
             },
             back = returns.recv() => match back {
                 Some(Back::Charged(result)) => connection.session.charged(result, Timestamp::now()),

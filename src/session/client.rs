@@ -40,7 +40,7 @@ impl Session {
     fn hurry(&mut self) {
         if self.pipeline && !self.flushed {
             self.flushed = true;
-            self.to_server(message::flush());
+            self.send_server(message::flush());
         }
     }
 
@@ -49,9 +49,9 @@ impl Session {
         if self.phase == Phase::Startup {
             // PasswordMessage, SASLInitialResponse, SASLResponse, GSSResponse.
             if frame.kind == b'p' {
-                self.to_server(frame.bytes);
+                self.send_server(frame.bytes);
             } else if frame.kind == b'X' {
-                self.to_server(frame.bytes);
+                self.send_server(frame.bytes);
                 self.close(None);
             } else {
                 self.violation(&format!(
@@ -75,7 +75,7 @@ impl Session {
             b'C' => self.close_message(frame),
             b'S' => self.sync(frame),
             b'H' => {
-                self.to_server(frame.bytes);
+                self.send_server(frame.bytes);
                 Taken::Done
             }
             b'F' => {
@@ -88,11 +88,11 @@ impl Session {
             }
             // CopyData, CopyDone, CopyFail: outside of COPY the server ignores them.
             b'd' | b'c' | b'f' => {
-                self.to_server(frame.bytes);
+                self.send_server(frame.bytes);
                 Taken::Done
             }
             b'X' => {
-                self.to_server(frame.bytes);
+                self.send_server(frame.bytes);
                 self.close(None);
                 Taken::Done
             }
@@ -151,7 +151,7 @@ impl Session {
             stopped: false,
             prepared,
         });
-        self.to_server(if plan.edited {
+        self.send_server(if plan.edited {
             message::query(&plan.text)
         } else {
             frame.bytes
@@ -254,8 +254,8 @@ impl Session {
     /// Parse, and our own Describe: rows may come without the client ever asking what they are.
     fn send_parse(&mut self, bytes: bytes::Bytes, name: String, prepared: Arc<Prepared>, own: bool) {
         self.open_pipeline();
-        self.to_server(bytes);
-        self.to_server(message::describe_statement(&name));
+        self.send_server(bytes);
+        self.send_server(message::describe_statement(&name));
         let id = prepared.id;
         self.owed.push_back(Owed::Parse { own, name, prepared });
         self.owed.push_back(Owed::Shape { id });
@@ -326,7 +326,7 @@ impl Session {
             self.note_decided(statement, now);
         }
         self.open_pipeline();
-        self.to_server(bytes);
+        self.send_server(bytes);
         let portal = Portal {
             prepared,
             charge: self.charge_now(now),
@@ -371,7 +371,7 @@ impl Session {
         }
         if !name.is_empty() {
             self.open_pipeline();
-            self.to_server(message::close_statement(name));
+            self.send_server(message::close_statement(name));
             self.owed.push_back(Owed::Close {
                 own: true,
                 statement: Some(name.to_owned()),
@@ -412,7 +412,7 @@ impl Session {
             }
         };
         self.open_pipeline();
-        self.to_server(frame.bytes);
+        self.send_server(frame.bytes);
         self.owed.push_back(owed);
         Taken::Done
     }
@@ -442,7 +442,7 @@ impl Session {
             });
         let running = plan.map(|p| Running::new(p, Arc::clone(&portal.charge)));
         self.open_pipeline();
-        self.to_server(frame.bytes);
+        self.send_server(frame.bytes);
         self.owed.push_back(Owed::Execute {
             running,
             id: Some(portal.prepared.id),
@@ -463,7 +463,7 @@ impl Session {
             (None, Some(name))
         };
         self.open_pipeline();
-        self.to_server(frame.bytes);
+        self.send_server(frame.bytes);
         self.owed.push_back(Owed::Close {
             own: false,
             statement,
@@ -475,13 +475,13 @@ impl Session {
     fn sync(&mut self, frame: Frame) -> Taken {
         if self.skipping_here {
             self.skipping_here = false;
-            self.to_client(message::ready(b'I'));
+            self.send_client(message::ready(b'I'));
             return Taken::Done;
         }
         self.skipping = false;
         self.pipeline = false;
         self.pipeline_wrote = false;
-        self.to_server(frame.bytes);
+        self.send_server(frame.bytes);
         self.owed.push_back(Owed::Sync { own: false });
         Taken::Done
     }
@@ -504,10 +504,10 @@ impl Session {
     pub(super) fn refuse_query(&mut self, refusal: Refusal) {
         self.note_refused(&refusal);
         if self.is_clean() {
-            self.to_client(message::error(&refusal, "ERROR"));
-            self.to_client(message::ready(b'I'));
+            self.send_client(message::error(&refusal, "ERROR"));
+            self.send_client(message::ready(b'I'));
         } else {
-            self.to_server(message::query(REFUSED));
+            self.send_server(message::query(REFUSED));
             self.owed.push_back(Owed::Refused {
                 refusal: Some(refusal),
                 query: true,
@@ -519,7 +519,7 @@ impl Session {
     pub(super) fn refuse_extended(&mut self, refusal: Refusal) {
         self.note_refused(&refusal);
         if self.is_clean() {
-            self.to_client(message::error(&refusal, "ERROR"));
+            self.send_client(message::error(&refusal, "ERROR"));
             self.skipping_here = true;
         } else {
             self.provoke_skip(Some(refusal));
@@ -529,8 +529,8 @@ impl Session {
     /// Brings the server to skip everything until Sync.
     pub(super) fn provoke_skip(&mut self, refusal: Option<Refusal>) {
         self.open_pipeline();
-        self.to_server(message::parse(REFUSED_NAME, REFUSED, &[]));
-        self.to_server(message::flush());
+        self.send_server(message::parse(REFUSED_NAME, REFUSED, &[]));
+        self.send_server(message::flush());
         self.owed.push_back(Owed::Refused { refusal, query: false });
         // Whatever the client sends until its Sync would be skipped by the server too.
         self.skipping = true;
@@ -538,7 +538,7 @@ impl Session {
 
     /// Brings an open transaction block to be aborted, after the client has had its error.
     pub(super) fn provoke_abort(&mut self) {
-        self.to_server(message::query(REFUSED));
+        self.send_server(message::query(REFUSED));
         self.owed.push_front(Owed::Refused {
             refusal: None,
             query: true,

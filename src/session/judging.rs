@@ -228,13 +228,13 @@ impl Session {
             message::execute(PROBE),
             message::close_statement(PROBE),
         ] {
-            self.to_server(part);
+            self.send_server(part);
         }
         self.owed.push_back(Owed::Probe { names, values: None });
         if self.pipeline {
-            self.to_server(message::flush());
+            self.send_server(message::flush());
         } else {
-            self.to_server(message::sync());
+            self.send_server(message::sync());
             self.owed.push_back(Owed::Sync { own: true });
         }
         self.hold = Some(Hold::Probe);

@@ -171,7 +171,7 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// Client bytes: consumes whole messages from the buffer.
-    pub fn from_client(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
+    pub fn client_bytes(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
         loop {
             match frame::next(bytes, frame::FRONTEND_BYTES_MAX) {
                 Ok(Some(frame)) => self.client.push_back(frame),
@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// Server bytes: consumes whole messages from the buffer.
-    pub fn from_server(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
+    pub fn server_bytes(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
         loop {
             match frame::next(bytes, frame::BACKEND_BYTES_MAX) {
                 Ok(Some(frame)) if self.charging => self.server.push_back(frame),
@@ -287,11 +287,11 @@ impl Session {
         }
     }
 
-    fn to_client(&mut self, bytes: Bytes) {
+    fn send_client(&mut self, bytes: Bytes) {
         self.out.push(Action::ToClient(bytes));
     }
 
-    fn to_server(&mut self, bytes: Bytes) {
+    fn send_server(&mut self, bytes: Bytes) {
         self.out.push(Action::ToServer(bytes));
     }
 
@@ -312,7 +312,7 @@ impl Session {
             position: None,
             incident: false,
         };
-        self.to_client(message::error(&refusal, "FATAL"));
+        self.send_client(message::error(&refusal, "FATAL"));
         self.close(Some(what.to_owned()));
     }
 

@@ -36,7 +36,7 @@ impl Session {
         match frame.kind {
             b'S' => self.parameter_status(frame),
             b'N' => self.notice_response(frame),
-            b'A' => self.to_client(frame.bytes),
+            b'A' => self.send_client(frame.bytes),
             b'1' => self.parse_complete(frame),
             b'2' => self.bind_complete(frame),
             b'3' => self.close_complete(frame),
@@ -129,7 +129,7 @@ impl Session {
 
     fn notice_response(&mut self, frame: Frame) {
         let words = self.words(&frame);
-        self.to_client(words);
+        self.send_client(words);
     }
 
     fn parse_complete(&mut self, frame: Frame) {
@@ -138,7 +138,7 @@ impl Session {
                 if let Some(Owed::Parse { own, name, prepared }) = self.owed.pop_front() {
                     self.statements.insert(name, prepared);
                     if !own {
-                        self.to_client(frame.bytes);
+                        self.send_client(frame.bytes);
                     }
                 }
             }
@@ -152,7 +152,7 @@ impl Session {
             Some(Owed::Bind { .. }) => {
                 if let Some(Owed::Bind { name, portal }) = self.owed.pop_front() {
                     self.portals.insert(name, portal);
-                    self.to_client(frame.bytes);
+                    self.send_client(frame.bytes);
                 }
             }
             Some(Owed::Probe { .. }) => {}
@@ -163,17 +163,17 @@ impl Session {
     fn close_complete(&mut self, frame: Frame) {
         match self.owed.pop_front() {
             Some(Owed::Close { own, statement, portal }) => {
-                if let Some(name) = statement {
-                    if let Some(gone) = self.statements.remove(&name) {
-                        self.shapes.remove(&gone.id);
-                        self.portals.retain(|_, p| p.prepared.id != gone.id);
-                    }
+                if let Some(name) = statement
+                    && let Some(gone) = self.statements.remove(&name)
+                {
+                    self.shapes.remove(&gone.id);
+                    self.portals.retain(|_, p| p.prepared.id != gone.id);
                 }
                 if let Some(name) = portal {
                     self.portals.remove(&name);
                 }
                 if !own {
-                    self.to_client(frame.bytes);
+                    self.send_client(frame.bytes);
                 }
             }
             Some(Owed::Probe { names, values }) => self.probed(&names, values),
@@ -184,7 +184,7 @@ impl Session {
     fn parameter_description(&mut self, frame: Frame) {
         match self.owed.front() {
             Some(Owed::Shape { .. }) => {}
-            Some(Owed::DescribeStatement { .. }) => self.to_client(frame.bytes),
+            Some(Owed::DescribeStatement { .. }) => self.send_client(frame.bytes),
             _ => self.unowed(&frame),
         }
     }
@@ -257,7 +257,7 @@ impl Session {
                 .fields
                 .retain(|f| !plan.meter.hidden.iter().any(|h| h.name == f.name));
         }
-        self.to_client(message::encode(&description));
+        self.send_client(message::encode(&description));
     }
 
     fn no_data(&mut self, frame: Frame) {
@@ -265,7 +265,7 @@ impl Session {
             Some(Owed::Shape { id }) => {
                 self.shapes.insert(id, Shape::Nothing);
             }
-            Some(Owed::DescribeStatement { .. } | Owed::DescribePortal { .. }) => self.to_client(frame.bytes),
+            Some(Owed::DescribeStatement { .. } | Owed::DescribePortal { .. }) => self.send_client(frame.bytes),
             _ => self.unowed(&frame),
         }
     }
@@ -286,7 +286,7 @@ impl Session {
                         if let Some(running) = running {
                             self.completed(running, prepared);
                         }
-                        self.to_client(frame.bytes);
+                        self.send_client(frame.bytes);
                     }
                 }
             }
@@ -311,7 +311,7 @@ impl Session {
                     // More completions than statements: a rule or trigger does not make them; the readings differ.
                     return self.unowed(&frame);
                 }
-                self.to_client(frame.bytes);
+                self.send_client(frame.bytes);
             }
             Some(Owed::Probe { .. }) => {}
             _ => self.unowed(&frame),
@@ -325,7 +325,7 @@ impl Session {
                 if let Some(running) = running {
                     self.note_released(&running);
                 }
-                self.to_client(frame.bytes);
+                self.send_client(frame.bytes);
             }
             _ => self.unowed(&frame),
         }
@@ -397,13 +397,13 @@ impl Session {
                 running.clear();
                 *stopped = true;
                 if !silent {
-                    self.to_client(words);
+                    self.send_client(words);
                 }
             }
             Some(Owed::Refused { refusal, query }) => {
                 let (refusal, query) = (refusal.take(), *query);
                 if let Some(refusal) = refusal {
-                    self.to_client(message::error(&refusal, "ERROR"));
+                    self.send_client(message::error(&refusal, "ERROR"));
                 }
                 if !query {
                     self.skip_to_sync();
@@ -417,18 +417,18 @@ impl Session {
                 if matches!(self.owed.front(), Some(Owed::Sync { own: true })) {
                     self.status = b'E';
                 } else {
-                    self.to_client(message::error(&aborted(), "ERROR"));
+                    self.send_client(message::error(&aborted(), "ERROR"));
                     self.client.pop_front();
                     self.skip_to_sync();
                 }
             }
             Some(_) => {
-                self.to_client(words);
+                self.send_client(words);
                 self.skip_to_sync();
             }
             None => {
                 // FATAL outside of any statement (57P01 …): the server closes.
-                self.to_client(words);
+                self.send_client(words);
             }
         }
     }
@@ -480,7 +480,7 @@ impl Session {
             self.transaction_ddl = false;
         }
         if !own {
-            self.to_client(frame.bytes);
+            self.send_client(frame.bytes);
         }
     }
 
@@ -488,7 +488,7 @@ impl Session {
         match self.owed.front() {
             Some(Owed::Execute { stopped, .. } | Owed::Query { stopped, .. }) => {
                 if !stopped {
-                    self.to_client(frame.bytes);
+                    self.send_client(frame.bytes);
                 }
             }
             _ => self.unowed(&frame),
@@ -526,10 +526,9 @@ impl Session {
 
     /// Ends the statement at the front before (more of) its rows reach the client.
     pub(super) fn end_statement(&mut self, refusal: &Refusal) {
-        self.to_client(message::error(refusal, "ERROR"));
-        match self.owed.front_mut() {
-            Some(Owed::Execute { stopped, .. } | Owed::Query { stopped, .. }) => *stopped = true,
-            _ => {}
+        self.send_client(message::error(refusal, "ERROR"));
+        if let Some(Owed::Execute { stopped, .. } | Owed::Query { stopped, .. }) = self.owed.front_mut() {
+            *stopped = true;
         }
         self.hold = Some(Hold::Cancel);
         self.out.push(super::Action::CancelUpstream);

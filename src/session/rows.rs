@@ -54,7 +54,7 @@ impl Session {
         };
         let Some(layout) = &running.layout else { return };
         if let Some(released) = release::unmetered(Some(layout), frame.bytes.clone()) {
-            self.to_client(released.into_bytes());
+            self.send_client(released.into_bytes());
             return;
         }
         match release::hold(layout, frame.body()) {
@@ -134,10 +134,10 @@ impl Session {
             }
         }
         for row in release::release(batch.rows, &charged) {
-            self.to_client(row.into_bytes());
+            self.send_client(row.into_bytes());
         }
         for crossing in &charged.crossings {
-            self.to_client(message::notice(
+            self.send_client(message::notice(
                 &crossing.reading.to_string(),
                 &crossing.reading.left_text(),
             ));

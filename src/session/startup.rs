@@ -160,18 +160,18 @@ impl Session {
             b'R' => self.authentication(frame),
             b'K' => {
                 self.out.push(Action::Key(Bytes::copy_from_slice(frame.body())));
-                self.to_client(frame.bytes);
+                self.send_client(frame.bytes);
             }
             b'S' => self.parameter_status(frame),
             b'E' => {
                 // The server refuses: its own words, and it closes.
-                self.to_client(frame.bytes);
+                self.send_client(frame.bytes);
                 self.close(Some("the server refused the connection".to_owned()));
             }
-            b'N' | b'v' => self.to_client(frame.bytes),
+            b'N' | b'v' => self.send_client(frame.bytes),
             b'Z' => {
                 self.phase = Phase::Ready;
-                self.to_client(frame.bytes);
+                self.send_client(frame.bytes);
             }
             other => self.violation(&format!(
                 "server message of type {:?} during start-up",
@@ -190,7 +190,7 @@ impl Session {
             0 => {
                 self.note(Note::Authenticated);
                 self.out.push(Action::Authenticated);
-                self.to_client(frame.bytes);
+                self.send_client(frame.bytes);
             }
             // AuthenticationSASL: the TLS channel ends here, so binding to it can't be offered.
             10 => {
@@ -204,7 +204,7 @@ impl Session {
                         "the server offers only authentication with channel binding, which cannot pass a proxy",
                         "allow SCRAM-SHA-256 without channel binding",
                     );
-                    self.to_client(message::error(&refusal, "FATAL"));
+                    self.send_client(message::error(&refusal, "FATAL"));
                     self.close(Some("no authentication method remains".to_owned()));
                     return;
                 }
@@ -219,10 +219,10 @@ impl Session {
                 packet.put_u8(b'R');
                 packet.put_i32(i32::try_from(body.len() + 4).unwrap_or(i32::MAX));
                 packet.put_slice(&body);
-                self.to_client(packet.freeze());
+                self.send_client(packet.freeze());
             }
             // Cleartext, MD5, GSS, GSS continue, SSPI, SASL continue, SASL final: the client's and server's own affair.
-            3 | 5 | 7 | 8 | 9 | 11 | 12 => self.to_client(frame.bytes),
+            3 | 5 | 7 | 8 | 9 | 11 | 12 => self.send_client(frame.bytes),
             other => self.violation(&format!("authentication request {other}")),
         }
     }
@@ -237,6 +237,6 @@ impl Session {
             b"standard_conforming_strings" => self.standard_strings = value == "on",
             _ => {}
         }
-        self.to_client(frame.bytes);
+        self.send_client(frame.bytes);
     }
 }

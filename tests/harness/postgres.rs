@@ -76,6 +76,10 @@ impl Postgres {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap());
+        #[expect(
+            clippy::zombie_processes,
+            reason = "it outlives this process on purpose, to clean up behind it"
+        )]
         command.spawn().expect("setsid (util-linux) starts the watcher");
         let server = Self {
             port,

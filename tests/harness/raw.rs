@@ -191,11 +191,7 @@ impl Raw {
                 b'D' => answer.rows.push(cells(&message.body)),
                 b'C' => answer.tag = String::from_utf8_lossy(&message.body).trim_end_matches('\0').to_owned(),
                 b's' => answer.suspended = true,
-                b'E' => {
-                    if answer.error.is_none() {
-                        answer.error = Some(fields(&message.body));
-                    }
-                }
+                b'E' if answer.error.is_none() => answer.error = Some(fields(&message.body)),
                 b'N' => answer.notices.push(fields(&message.body).1),
                 b'Z' => {
                     answer.status = message.body[0];
