@@ -11,5 +11,7 @@ mod clients;
 mod harness;
 mod layout;
 mod limits;
+mod masks;
 mod oracle;
+mod tls;
 mod wire;

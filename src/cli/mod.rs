@@ -32,6 +32,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Check an audit log's chain.
     Audit(audit::AuditArgs),
+    /// Show on a private throw-away shop what Menshen does.
+    Demo(demo::DemoArgs),
 }
 
 /// Which configuration, and what overrides it.
@@ -74,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Demo(args) => demo::run(&args),
     }
 }
 
