@@ -183,3 +183,21 @@ fn the_session_goes_on_after_a_stop() {
     );
     assert_eq!(raw.extended("SELECT 7", &[], false).text(0, 0), "7");
 }
+
+#[test]
+fn answers_of_many_batches_stay_in_order() {
+    let menshen = Menshen::with(&crate::harness::menshen::unlimited_policy(), "");
+    let mut raw = menshen.support();
+    for extended in [false, true] {
+        // More rows than a batch holds, with the statement's end in the same burst as the last of them.
+        let sql = "SELECT a.phone, b.id FROM crm.customers a, crm.products b ORDER BY 2, 1";
+        let answer = if extended {
+            raw.extended(sql, &[], true)
+        } else {
+            raw.simple(sql)
+        };
+        assert_eq!(answer.error, None);
+        assert_eq!(answer.tag, format!("SELECT {}", answer.rows.len()));
+        assert!(answer.rows.len() > 5_000);
+    }
+}

@@ -94,7 +94,7 @@ fn answers_are_those_of_a_masked_copy() {
 }
 
 /// Clear values that the role may not see, found anywhere in what it received.
-fn leaks(received: &[u8], server: &Postgres, database: &str, login: &str) -> Vec<String> {
+pub fn leaks(received: &[u8], server: &Postgres, database: &str, login: &str) -> Vec<String> {
     let mut columns = vec![
         "SELECT id_card FROM crm.customers WHERE id_card IS NOT NULL",
         "SELECT body FROM crm.messages",

@@ -225,8 +225,11 @@ fn watch_file(policy: &Path, changed: tokio::sync::mpsc::Sender<()>) -> Option<n
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
+    // The directory is watched, not the file: editors put a new file in the old one's place. Other files in it are not our affair.
+    let name = policy.file_name().map(std::ffi::OsStr::to_owned);
     let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|e| !e.kind.is_access()) {
+        let ours = |e: &notify::Event| e.paths.iter().any(|p| p.file_name() == name.as_deref());
+        if event.is_ok_and(|e| !e.kind.is_access() && ours(&e)) {
             let _full = changed.try_send(());
         }
     })

@@ -29,7 +29,8 @@ impl Session {
             // Rows go before what follows them.
             self.charge_batch(now);
             if self.charging {
-                self.server.push_back(frame);
+                // To the front: it may itself come from the queue, with others behind it.
+                self.server.push_front(frame);
                 return;
             }
         }

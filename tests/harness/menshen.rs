@@ -140,6 +140,12 @@ fn start(directory: &Path) -> (Child, u16) {
 
 impl Drop for Menshen {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            let audit = self.audit();
+            let last: Vec<&str> = audit.lines().rev().take(3).collect();
+            eprintln!("menshen's log:\n{log}\nlast of its audit:\n{}", last.join("\n"));
+        }
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
