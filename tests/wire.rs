@@ -108,6 +108,11 @@ fn settings_are_followed_through_every_change() {
     raw.simple("BEGIN");
     raw.simple("SET LOCAL menshen.\"case\" = 'CS-000001'");
     assert!(!phone(&mut raw).contains('*'));
+    // Asked a second time within one transaction.
+    raw.simple("SET LOCAL menshen.\"case\" = 'none'");
+    assert!(phone(&mut raw).contains("****"));
+    raw.simple("SET LOCAL menshen.\"case\" = 'CS-000002'");
+    assert!(!phone(&mut raw).contains('*'));
     raw.simple("ROLLBACK");
     assert!(phone(&mut raw).contains("****"));
     raw.simple("SELECT set_config('menshen.case', 'CS-000001', false)");
@@ -196,7 +201,14 @@ fn temporary_tables_do_not_stand_in_for_protected_ones() {
     );
     assert_eq!(raw.simple("INSERT INTO customers VALUES (1, 'own')").error, None);
     assert_eq!(raw.simple("SELECT phone FROM customers").text(0, 0), "own");
-    raw.simple("DROP TABLE pg_temp.customers");
+    assert_eq!(raw.simple("DROP TABLE pg_temp.customers").error, None);
+    raw.simple("BEGIN");
+    assert_eq!(
+        raw.simple("CREATE TEMP TABLE customers (id int, phone text)").error,
+        None
+    );
+    assert_eq!(raw.simple("SELECT phone FROM customers").sqlstate(), "0A000");
+    raw.simple("ROLLBACK");
     assert!(
         raw.simple("SELECT phone FROM customers WHERE id = 1")
             .text(0, 0)
@@ -230,6 +242,12 @@ fn the_token_key_cannot_be_read_by_anybody() {
     ] {
         assert!(!raw.simple(sql).sqlstate().is_empty(), "{sql}");
     }
+    assert_eq!(
+        raw.simple("SELECT name FROM pg_settings WHERE name LIKE 'menshen.%'")
+            .rows
+            .len(),
+        0
+    );
     let all = raw.simple("SHOW ALL");
     assert!(!all.rows.is_empty());
     assert!(

@@ -495,7 +495,12 @@ impl Session {
         self.note(Note::Refused {
             sqlstate: refusal.sqlstate,
             rule: refusal.rule,
-            message: refusal.message.clone(),
+            // PostgreSQL's words for a syntax error quote the text, which may be a literal.
+            message: if refusal.rule == "syntax" {
+                "syntax error".to_owned()
+            } else {
+                refusal.message.clone()
+            },
             incident: refusal.incident,
         });
     }

@@ -74,6 +74,10 @@ impl Session {
             return Judging::Wait;
         };
         match self.examine(judge.as_ref(), &ground, text, extended, &known, now) {
+            Ok((plan, _)) if self.transaction_ddl && plan.statements.iter().any(|s| !s.report.relations.is_empty()) => {
+                // What this transaction has made (a temporary table, say) may hide the relation that the shared catalog knows.
+                Judging::Refuse(uncommitted())
+            }
             Ok((plan, standing)) => {
                 let free = plan.statements.iter().all(|s| s.context_free);
                 let key = (!free).then(|| key(standing, &known, &ground));
@@ -82,11 +86,7 @@ impl Session {
             Err(Verdict::Refuse(refusal)) => Judging::Refuse(refusal),
             Err(Verdict::Missing { otherwise, .. }) => {
                 if self.transaction_ddl {
-                    return Judging::Refuse(Refusal::unsupported(
-                        "uncommitted-ddl",
-                        "Menshen cannot see a relation that this transaction has not committed yet",
-                        "commit the DDL first",
-                    ));
+                    return Judging::Refuse(uncommitted());
                 }
                 if self.refreshed_for_front {
                     return Judging::Refuse(otherwise);
@@ -226,11 +226,17 @@ impl Session {
             message::parse(PROBE, &text, &[]),
             message::bind_plain(PROBE, PROBE),
             message::execute(PROBE),
+            // A named portal lives until the transaction ends: the next probe of the same transaction needs its name.
+            message::close_portal(PROBE),
             message::close_statement(PROBE),
         ] {
             self.send_server(part);
         }
-        self.owed.push_back(Owed::Probe { names, values: None });
+        self.owed.push_back(Owed::Probe {
+            names,
+            values: None,
+            closed: false,
+        });
         if self.pipeline {
             self.send_server(message::flush());
         } else {
@@ -302,6 +308,14 @@ fn key(standing: Standing, known: &Known, ground: &Ground) -> Key {
         policy: ground.policy.epoch,
         catalog: ground.catalog.epoch,
     }
+}
+
+fn uncommitted() -> Refusal {
+    Refusal::unsupported(
+        "uncommitted-ddl",
+        "Menshen cannot see what this transaction has changed in the catalog and not committed yet",
+        "commit the DDL first",
+    )
 }
 
 /// In an aborted transaction the server takes nothing but its end; its own words.

@@ -127,10 +127,12 @@ pub(super) enum Owed {
         stopped: bool,
         prepared: Vec<(String, Arc<Prepared>)>,
     },
-    /// The answer to our probe of settings: ParseComplete, BindComplete, DataRow, CommandComplete, CloseComplete.
+    /// The answer to our probe of settings: ParseComplete, BindComplete, DataRow, CommandComplete, CloseComplete of its
+    /// portal and of its statement.
     Probe {
         names: Vec<String>,
         values: Option<Vec<Option<String>>>,
+        closed: bool,
     },
     /// An error that we provoked so that the server comes to the state in which the refused message would have left it;
     /// `None`: the client has had its error already. For a Query, ReadyForQuery follows.

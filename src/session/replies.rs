@@ -162,6 +162,11 @@ impl Session {
     }
 
     fn close_complete(&mut self, frame: Frame) {
+        if let Some(Owed::Probe { closed, .. }) = self.owed.front_mut()
+            && !std::mem::replace(closed, true)
+        {
+            return; // its portal; its statement follows
+        }
         match self.owed.pop_front() {
             Some(Owed::Close { own, statement, portal }) => {
                 if let Some(name) = statement
@@ -177,7 +182,7 @@ impl Session {
                     self.send_client(frame.bytes);
                 }
             }
-            Some(Owed::Probe { names, values }) => self.probed(&names, values),
+            Some(Owed::Probe { names, values, .. }) => self.probed(&names, values),
             _ => self.unowed(&frame),
         }
     }

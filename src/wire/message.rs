@@ -90,6 +90,12 @@ pub fn close_statement(name: &str) -> Bytes {
     encode(&Close::new(b'S', some(name)))
 }
 
+/// Close of a portal.
+#[must_use]
+pub fn close_portal(name: &str) -> Bytes {
+    encode(&Close::new(b'P', some(name)))
+}
+
 /// Flush.
 #[must_use]
 pub fn flush() -> Bytes {
