@@ -1,0 +1,340 @@
+//! Carrying people up: hidden columns of a level, lifted over grouping and DISTINCT, and copies of sub-queries in expressions.
+
+use super::*;
+
+impl Walk<'_> {
+    /// Adds hidden columns that carry the people shown by this level.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one query level; a struct would only rename them"
+    )]
+    pub(super) fn carry(
+        &mut self,
+        t: &Tree,
+        level: &Level,
+        shape: &Shape,
+        shown: &BTreeSet<(ScanId, usize)>,
+        own: (usize, usize),
+        stars: &[(&Tree, Option<String>)],
+        sublinks: &[SubUse<'_>],
+        env: Env<'_>,
+        output: &mut Output,
+    ) -> Result<(), Stop> {
+        // Columns that flow through a star stand in the row already.
+        let flowing: Vec<Hidden> = level
+            .named()
+            .filter(|n| stars.iter().any(|(_, q)| q.as_ref().is_none_or(|q| *q == n.alias)))
+            .flat_map(|n| n.hidden.clone())
+            .collect();
+        let mut names = HashSet::new();
+        for hidden in &flowing {
+            if !names.insert(hidden.name.clone()) {
+                let threads: Vec<usize> = level.named().flat_map(|n| n.threads.clone()).collect();
+                return Err(self.no_thread(&threads));
+            }
+        }
+        let partition = if shape.distinct {
+            Some(self.partition(t, level)?)
+        } else {
+            None
+        };
+        let mut additions: Vec<(String, KeyShape, (ScanId, usize))> = Vec::new();
+        for key in shown {
+            let mut found = false;
+            for named in level.named() {
+                for reference in named.keys.iter().filter(|r| r.key == *key) {
+                    found = true;
+                    let through_star = flowing.iter().any(|h| h.name == reference.column && !reference.fresh);
+                    if through_star && !shape.grouped && !shape.distinct {
+                        continue;
+                    }
+                    let (text, key_shape) = lift(named, reference, shape, partition.as_deref());
+                    additions.push((text, key_shape, *key));
+                }
+            }
+            if found {
+                continue;
+            }
+            if (own.0..own.1).contains(&key.0) {
+                // The people of this scan are lost below (DISTINCT set operations, recursion, whole rows): count rows.
+                let packed = level
+                    .named()
+                    .any(|n| n.packed && n.columns.iter().any(|c| c.taint.iter().any(|a| a.scan == key.0)));
+                if packed {
+                    return Err(unmeterable().into());
+                }
+                let text = match (&partition, shape.grouped) {
+                    (Some(by), false) => format!("pg_catalog.count(*) OVER (PARTITION BY {by})::pg_catalog.text"),
+                    (Some(by), true) => {
+                        format!("pg_catalog.sum(pg_catalog.count(*)) OVER (PARTITION BY {by})::pg_catalog.text")
+                    }
+                    (None, true) => "pg_catalog.count(*)::pg_catalog.text".to_owned(),
+                    (None, false) => "'1'::pg_catalog.text".to_owned(),
+                };
+                additions.push((text, KeyShape::Count, *key));
+            } else if key.0 >= own.1 {
+                // Shown by a sub-query in an expression.
+                if shape.grouped || shape.distinct || sublinks.iter().any(|s| s.in_aggregate) {
+                    return Err(unmeterable().into());
+                }
+            }
+        }
+        output.flowing = flowing.len();
+        output.hidden.extend(flowing);
+        let Some((at, anchor)) = self.end_of_targets(t) else {
+            return Err(unsupported("target-list", "a select list whose end can't be found").into());
+        };
+        for (text, key_shape, key) in additions {
+            self.add_hidden(at, anchor, Addition::Text(text), key_shape, key, output);
+        }
+        // Sub-queries in output expressions: a copy of each brings its people along.
+        let below: BTreeSet<(ScanId, usize)> = shown.iter().copied().filter(|k| k.0 >= own.1).collect();
+        if !below.is_empty() {
+            let mut carried = BTreeSet::new();
+            for sublink in sublinks {
+                for (addition, key_shape, key) in self.copy_people(sublink.tree, level, env)? {
+                    carried.insert(key);
+                    self.add_hidden(at, anchor, addition, key_shape, key, output);
+                }
+            }
+            if !below.is_subset(&carried) {
+                return Err(unmeterable().into());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_hidden(
+        &mut self,
+        at: usize,
+        anchor: Anchor,
+        expression: Addition,
+        shape: KeyShape,
+        key: (ScanId, usize),
+        output: &mut Output,
+    ) {
+        let name = self.hidden_name();
+        self.inserts.push(Insert {
+            at,
+            expression,
+            name: name.clone(),
+            anchor,
+            frame: self.frame,
+        });
+        output.hidden.push(Hidden { name, shape, key });
+    }
+
+    pub(super) fn hidden_name(&mut self) -> String {
+        self.next_hidden += 1;
+        format!("{HIDDEN_PREFIX}{}", self.next_hidden)
+    }
+
+    /// People of a sub-query in an output expression: hidden columns computed over a copy of it. The copy reads the same
+    /// snapshot, so it sees the same rows, as long as nothing in it is volatile or picks rows at will.
+    pub(super) fn copy_people(&mut self, sublink: &Tree, level: &Level, env: Env<'_>) -> Result<Vec<Carried>, Stop> {
+        let select = sublink.field("subselect");
+        let limited = !select.field("limit_count").is_null() || !select.field("limit_offset").is_null();
+        let mut volatile = limited && select.list("sort_clause").is_empty();
+        select.walk(&mut |n| {
+            if n.kind() == "FuncCall" {
+                volatile |= n
+                    .names("funcname")
+                    .and_then(|mut f| f.pop())
+                    .is_none_or(|f| expression::is_volatile(&f));
+            }
+            !volatile
+        });
+        let Some(range) = sublink.location().and_then(|at| self.parenthesised(at)) else {
+            return Err(unmeterable().into());
+        };
+        if volatile {
+            return Err(unmeterable().into());
+        }
+        let saved = self.frame;
+        self.frames += 1;
+        let frame = self.frames;
+        self.frame = frame;
+        let outer = Outer {
+            level,
+            parent: env.outer,
+        };
+        let inner = self.select(
+            select,
+            Env {
+                ctes: env.ctes,
+                outer: Some(&outer),
+            },
+            Carry::Yes,
+            false,
+        );
+        self.frame = saved;
+        let inner = inner?;
+        let mut people = Vec::new();
+        for hidden in inner.hidden {
+            let Some(span) = self.scans.get(hidden.key.0).map(|s| s.span) else {
+                return Err(unmeterable().into());
+            };
+            // The copy's scans are other scans of the same text: the people are those of the original.
+            let Some(original) = self.scans.iter().position(|s| s.frame == saved && s.span == span) else {
+                return Err(unmeterable().into());
+            };
+            let shape = if hidden.shape == KeyShape::Count {
+                KeyShape::Count
+            } else {
+                KeyShape::List
+            };
+            let addition = Addition::Copy {
+                range,
+                frame,
+                name: hidden.name,
+                shape: hidden.shape,
+            };
+            people.push((addition, shape, (original, hidden.key.1)));
+        }
+        Ok(people)
+    }
+
+    /// The bytes inside the first parentheses at or after `at`.
+    pub(super) fn parenthesised(&self, at: usize) -> Option<(usize, usize)> {
+        use pg_query::protobuf::Token;
+        let mut index = self.parsed.token_at(at)?;
+        let mut token = self.parsed.token(index)?;
+        if token.kind == Token::Array {
+            index += 1;
+            token = self.parsed.token(index)?;
+        }
+        if token.kind != Token::Ascii40 {
+            return None;
+        }
+        let start = token.end;
+        let mut depth = 1_usize;
+        while depth > 0 {
+            index += 1;
+            token = self.parsed.token(index)?;
+            match token.kind {
+                Token::Ascii40 => depth += 1,
+                Token::Ascii41 => depth -= 1,
+                _ => {}
+            }
+        }
+        Some((start, token.start))
+    }
+
+    /// Where the target list ends, and the anchor that names it in the tree.
+    pub(super) fn end_of_targets(&self, t: &Tree) -> Option<(usize, Anchor)> {
+        use pg_query::protobuf::Token;
+        let last = t.list("target_list").last()?;
+        let Some(start) = last.location() else {
+            let relation = t.list("from_clause").first()?.location()?;
+            return Some((relation, Anchor::Table(relation)));
+        };
+        let mut index = self.parsed.token_at(start)?;
+        let mut depth = 0_usize;
+        let mut end = start;
+        let mut previous: Option<Token> = None;
+        let mut before: Option<Token> = None;
+        while let Some(token) = self.parsed.token(index) {
+            let label = previous == Some(Token::As) || previous == Some(Token::Ascii46);
+            if depth == 0 && index != self.parsed.token_at(start)? && !label {
+                let distinct_from = token.kind == Token::From
+                    && previous == Some(Token::Distinct)
+                    && matches!(before, Some(Token::Is | Token::Not));
+                let within_group = token.kind == Token::GroupP
+                    && self
+                        .parsed
+                        .token(index.checked_sub(1)?)
+                        .is_some_and(|t| self.parsed.slice(t.start, t.end).eq_ignore_ascii_case("within"));
+                let ends = matches!(
+                    token.kind,
+                    Token::Ascii41
+                        | Token::Ascii44
+                        | Token::Ascii59
+                        | Token::Ascii93
+                        | Token::From
+                        | Token::Where
+                        | Token::GroupP
+                        | Token::Having
+                        | Token::Window
+                        | Token::Union
+                        | Token::Intersect
+                        | Token::Except
+                        | Token::Order
+                        | Token::Limit
+                        | Token::Offset
+                        | Token::Fetch
+                        | Token::For
+                        | Token::Into
+                );
+                if ends && !distinct_from && !within_group {
+                    break;
+                }
+            }
+            match token.kind {
+                Token::Ascii40 | Token::Ascii91 => depth += 1,
+                Token::Ascii41 | Token::Ascii93 => depth = depth.checked_sub(1)?,
+                _ => {}
+            }
+            end = token.end;
+            before = previous;
+            previous = Some(token.kind);
+            index += 1;
+        }
+        Some((end, Anchor::Last(start)))
+    }
+
+    /// `PARTITION BY` list over the output columns of a DISTINCT level: rows that DISTINCT folds into one share a window.
+    pub(super) fn partition(&self, t: &Tree, level: &Level) -> Result<String, Stop> {
+        use pg_query::protobuf::Token;
+        let mut parts: Vec<String> = Vec::new();
+        let targets = t.list("target_list");
+        for (i, target) in targets.iter().enumerate() {
+            let value = target.field("val");
+            if let Some(qualifier) = star_of(value) {
+                parts.extend(star_names(level, qualifier.last()).ok_or_else(unmeterable)?);
+                continue;
+            }
+            let start = target.location().ok_or_else(unmeterable)?;
+            let next = match targets.get(i + 1) {
+                Some(next) => next.location().ok_or_else(unmeterable)?,
+                None => self.end_of_targets(t).ok_or_else(unmeterable)?.0 + 1,
+            };
+            let first = self.parsed.token_at(start).ok_or_else(unmeterable)?;
+            let mut tokens: Vec<crate::guard::parse::Tok> = (first..)
+                .map_while(|k| self.parsed.token(k))
+                .take_while(|k| k.start < next)
+                .collect();
+            if targets.get(i + 1).is_some() {
+                tokens.pop(); // the comma
+            }
+            if !target.text("name").is_empty() {
+                tokens.pop(); // the label
+                if tokens.last().is_some_and(|k| k.kind == Token::As) {
+                    tokens.pop();
+                }
+            }
+            let end = tokens.last().ok_or_else(unmeterable)?.end;
+            if matches!(value.kind(), "AConst" | "ParamRef") {
+                continue; // the same in every row; a bare number would not mean itself here
+            }
+            parts.push(format!("({})", self.parsed.slice(start, end)));
+            let mut odd = false;
+            value.walk(&mut |n| {
+                odd |= n.kind() == "SubLink" || n.kind() == "ColumnRef" && n.list("fields").len() > 2;
+                odd |= n.kind() == "FuncCall"
+                    && (n
+                        .names("funcname")
+                        .and_then(|mut f| f.pop())
+                        .is_none_or(|f| expression::is_volatile(&f))
+                        || !n.field("over").is_null());
+                !odd
+            });
+            if odd {
+                return Err(unmeterable().into());
+            }
+        }
+        if parts.is_empty() {
+            parts.push("1::pg_catalog.int4".to_owned());
+        }
+        Ok(parts.join(", "))
+    }
+}

@@ -1,0 +1,332 @@
+//! Query levels: WITH, the body of a SELECT, what its `*` shows.
+
+use super::*;
+
+impl Walk<'_> {
+    pub(super) fn select(&mut self, t: &Tree, env: Env<'_>, carry: Carry, top: bool) -> Result<Output, Stop> {
+        if t.kind() != "SelectStmt" {
+            return Err(unsupported(
+                "statement-in-query",
+                "a data-modifying statement inside a query that reads protected relations",
+            )
+            .into());
+        }
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(unsupported("nesting", "queries nested more than 200 deep").into());
+        }
+        let result = self.select_with(t, env, carry, top);
+        self.depth -= 1;
+        result
+    }
+
+    pub(super) fn select_with(&mut self, t: &Tree, env: Env<'_>, carry: Carry, top: bool) -> Result<Output, Stop> {
+        let with = t.field("with_clause");
+        if with.is_null() {
+            return self.select_body(t, env, carry, top);
+        }
+        let mut scope = CteScope {
+            ctes: Vec::new(),
+            parent: env.ctes,
+        };
+        let recursive = with.flag("recursive");
+        for cte in with.list("ctes") {
+            let made = self.cte(cte, &scope, env, recursive)?;
+            scope.ctes.push(Rc::new(made));
+        }
+        let env = Env {
+            ctes: Some(&scope),
+            outer: env.outer,
+        };
+        self.select_body(t, env, carry, top)
+    }
+
+    pub(super) fn cte(&mut self, t: &Tree, scope: &CteScope<'_>, env: Env<'_>, recursive: bool) -> Result<Cte, Stop> {
+        let thread = self.thread();
+        let name = t.text("ctename").to_owned();
+        let query = t.field("ctequery");
+        let aliases = t.names("aliascolnames").unwrap_or_default();
+        let here = Env {
+            ctes: Some(scope),
+            outer: env.outer,
+        };
+        let odd = !t.field("search_clause").is_null() || !t.field("cycle_clause").is_null();
+        let (mut columns, hidden, packed) = if recursive && self.names_relation(query, &name) {
+            self.recursive(query, &name, &aliases, here, thread)?
+        } else {
+            let carry = if self.unthreaded.contains(&thread) {
+                Carry::No
+            } else {
+                Carry::Yes
+            };
+            let output = self.select(query, here, carry, false)?;
+            (rename(output.columns, &aliases), output.hidden, output.packed)
+        };
+        if odd {
+            let taint = union(&columns);
+            columns.push(OutColumn {
+                name: None,
+                taint,
+                identity: None,
+            });
+        }
+        Ok(Cte {
+            name,
+            columns,
+            hidden,
+            packed,
+            thread,
+        })
+    }
+
+    /// Whether a query names a relation without schema of that name anywhere: then, under RECURSIVE, it may mean itself.
+    pub(super) fn names_relation(&self, query: &Tree, name: &str) -> bool {
+        let mut found = false;
+        query.walk(&mut |n| {
+            found |= n.kind() == "RangeVar" && n.text("schemaname").is_empty() && n.text("relname") == name;
+            !found
+        });
+        found
+    }
+
+    /// A CTE that names itself. Every column may come to hold what any column of either side holds: one walk then covers the
+    /// least fixed point. Its people can't be carried (each round adds rows): the row above counts, packed rows are refused.
+    pub(super) fn recursive(
+        &mut self,
+        query: &Tree,
+        name: &str,
+        aliases: &[String],
+        env: Env<'_>,
+        thread: usize,
+    ) -> Result<(Vec<OutColumn>, Vec<Hidden>, bool), Stop> {
+        let (left, right) = (query.field("larg"), query.field("rarg"));
+        if left.is_null() || right.is_null() || !query.field("with_clause").is_null() {
+            return Err(unsupported(
+                "recursive-query",
+                "a recursive query of a form other than `… UNION [ALL] …`",
+            )
+            .into());
+        }
+        let first = self.select(left, env, Carry::No, false)?;
+        let mut columns = rename(first.columns, aliases);
+        blur(&mut columns, &Taint::new());
+        let own = Cte {
+            name: name.to_owned(),
+            columns: columns.clone(),
+            hidden: Vec::new(),
+            packed: first.packed,
+            thread,
+        };
+        let scope = CteScope {
+            ctes: vec![Rc::new(own)],
+            parent: env.ctes,
+        };
+        let second = self.select(
+            right,
+            Env {
+                ctes: Some(&scope),
+                outer: env.outer,
+            },
+            Carry::No,
+            false,
+        )?;
+        blur(&mut columns, &union(&second.columns));
+        for part in query.list("sort_clause") {
+            self.expression(part, &Level::default(), env)?;
+        }
+        for part in ["limit_offset", "limit_count"] {
+            self.expression(query.field(part), &Level::default(), env)?;
+        }
+        Ok((columns, Vec::new(), first.packed || second.packed))
+    }
+
+    pub(super) fn thread(&mut self) -> usize {
+        self.next_thread += 1;
+        self.next_thread
+    }
+
+    pub(super) fn select_body(&mut self, t: &Tree, env: Env<'_>, carry: Carry, top: bool) -> Result<Output, Stop> {
+        if !t.field("into_clause").is_null() {
+            return Err(unsupported("select-into", "SELECT INTO from protected relations").into());
+        }
+        if t.int("op") != 1 && t.int("op") != 0 {
+            return self.set_operation(t, env, carry);
+        }
+        if !t.list("values_lists").is_empty() {
+            return self.values(t, env);
+        }
+        let mut level = Level::default();
+        let scans_before = self.scans.len();
+        for item in t.list("from_clause") {
+            let made = self.entry(item, env, &level, top, false)?;
+            level.items.push(made);
+        }
+        let scans_after = self.scans.len();
+        if let Some(keyword) = self.table_command(t) {
+            for scan in self.scans.iter_mut().skip(scans_before) {
+                scan.table_keyword = Some(keyword);
+            }
+        }
+        self.locking(t, &level)?;
+        for clause in ["where_clause", "having_clause", "limit_offset", "limit_count"] {
+            self.expression(t.field(clause), &level, env)?;
+        }
+        for clause in ["group_clause", "window_clause", "sort_clause", "distinct_clause"] {
+            for part in t.list(clause) {
+                self.expression(part, &level, env)?;
+            }
+        }
+        let shape = Shape::of(t, self.look.catalog());
+        // Output columns.
+        let mut columns = Vec::new();
+        let mut sublinks: Vec<SubUse<'_>> = Vec::new();
+        let mut stars: Vec<(&Tree, Option<String>)> = Vec::new();
+        for target in t.list("target_list") {
+            let value = target.field("val");
+            if let Some(qualifier) = star_of(value) {
+                columns.extend(self.expand_star(value, &qualifier, &level, env)?);
+                if value.kind() == "ColumnRef" {
+                    stars.push((target, qualifier.last().cloned()));
+                }
+                continue;
+            }
+            let before = self.scans.len();
+            let flow = self.flow(value, &level, env)?;
+            if self.scans.len() > before {
+                collect_sublinks(value, false, &mut sublinks);
+            }
+            let name = if target.text("name").is_empty() {
+                expression::column_name(value)
+            } else {
+                target.text("name").to_owned()
+            };
+            columns.push(OutColumn {
+                name: Some(name),
+                taint: flow.taint,
+                identity: flow.identity,
+            });
+        }
+        let mut output = Output {
+            columns,
+            hidden: Vec::new(),
+            packed: false,
+            plain: shape.plain,
+            flowing: 0,
+        };
+        let from_packed = level
+            .named()
+            .any(|n| n.packed && !n.columns.iter().all(|c| c.taint.is_empty()));
+        self.check_stars(&stars, &level, carry, &shape)?;
+        if !self.look.metered() {
+            output.packed = shape.grouped || from_packed || !sublinks.is_empty();
+            return Ok(output);
+        }
+        self.spell_stars(&stars, &level)?;
+        let shown: BTreeSet<(ScanId, usize)> = union(&output.columns)
+            .into_iter()
+            .filter(|a| !self.counts(*a).is_empty())
+            .map(|a| self.key_of(a))
+            .collect();
+        if shown.is_empty() {
+            return Ok(output);
+        }
+        if carry == Carry::No {
+            output.packed = shape.grouped || from_packed || !sublinks.is_empty();
+            return Ok(output);
+        }
+        self.carry(
+            t,
+            &level,
+            &shape,
+            &shown,
+            (scans_before, scans_after),
+            &stars,
+            &sublinks,
+            env,
+            &mut output,
+        )?;
+        Ok(output)
+    }
+
+    /// `TABLE name`: the grammar makes it a SELECT whose `*` has no place. Gives the place of the keyword.
+    pub(super) fn table_command(&self, t: &Tree) -> Option<usize> {
+        let [target] = t.list("target_list") else { return None };
+        if target.location().is_some() {
+            return None;
+        }
+        let [relation] = t.list("from_clause") else { return None };
+        let mut index = self.parsed.token_at(relation.location()?)?;
+        for _ in 0..3 {
+            index = index.checked_sub(1)?;
+            let token = self.parsed.token(index)?;
+            if token.kind == pg_query::protobuf::Token::Table {
+                return Some(token.start);
+            }
+        }
+        None
+    }
+
+    pub(super) fn check_stars(
+        &mut self,
+        stars: &[(&Tree, Option<String>)],
+        level: &Level,
+        carry: Carry,
+        shape: &Shape,
+    ) -> Result<(), Stop> {
+        if carry == Carry::Yes && !shape.grouped && !shape.distinct {
+            return Ok(());
+        }
+        let threads: Vec<usize> = level
+            .named()
+            .filter(|n| n.carries && stars.iter().any(|(_, q)| q.as_ref().is_none_or(|q| *q == n.alias)))
+            .flat_map(|n| n.threads.clone())
+            .collect();
+        if threads.is_empty() {
+            Ok(())
+        } else {
+            Err(self.no_thread(&threads))
+        }
+    }
+
+    /// Where a masked scan gives system columns, `*` must not show them: it is spelled out.
+    pub(super) fn spell_stars(&mut self, stars: &[(&Tree, Option<String>)], level: &Level) -> Result<(), Stop> {
+        let with_system = |n: &Named| {
+            n.scan
+                .and_then(|s| self.scans.get(s))
+                .is_some_and(|s| s.replaced && !s.system.is_empty())
+        };
+        let mut spelled = Vec::new();
+        for (target, qualifier) in stars {
+            let covered: Vec<&Named> = level
+                .named()
+                .filter(|n| qualifier.as_ref().is_none_or(|q| *q == n.alias))
+                .collect();
+            if !covered.iter().any(|n| with_system(n)) {
+                continue;
+            }
+            let names = star_names(level, qualifier.as_ref());
+            let hidden = covered.iter().any(|n| n.carries);
+            let place = target.location().and_then(|start| {
+                let mut index = self.parsed.token_at(start)?;
+                loop {
+                    let token = self.parsed.token(index)?;
+                    if token.kind == pg_query::protobuf::Token::Ascii42 {
+                        return Some((start, token.end));
+                    }
+                    index += 1;
+                }
+            });
+            let (Some(names), Some((start, end)), false) = (names, place, hidden) else {
+                return Err(unsupported("system-column-with-star", "a system column beside `*` in this form").into());
+            };
+            spelled.push(Spelled {
+                start,
+                end,
+                text: names.join(", "),
+                frame: self.frame,
+            });
+        }
+        self.spelled.extend(spelled);
+        Ok(())
+    }
+}

@@ -1,0 +1,739 @@
+//! Names and flows: which relation every FROM entry is, which column every reference means, and which protected
+//! columns reach which output column.
+//!
+//! One walk over a query gives all three. It is used twice: on the client's statement (where it also says which hidden
+//! columns carry the people up to the answer) and on a view's definition (for its lineage).
+//!
+//! Masking does not depend on the flows: every protected relation is replaced by its masked scan wherever it stands. The
+//! flows decide what is *counted*, what is *denied* by name, and what may be written elsewhere. They err to one side: a
+//! reference that can't be pinned to one column is taken to mean every column in reach.
+
+mod carry;
+mod from;
+mod levels;
+mod references;
+mod sets;
+
+use std::collections::{BTreeSet, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::expression::{self, only_counts};
+use super::parse::{Parsed, quote};
+use super::protected::{ColumnTreatment, Kind, Protected};
+use super::tree::Tree;
+use crate::catalog::{Catalog, Relation};
+use crate::ledger::Categories;
+use crate::meter::KeyShape;
+use crate::meter::spec::{HIDDEN_PREFIX, UNKNOWN_KEY};
+use crate::wire::Refusal;
+
+/// Index of a scan in [`Walk::scans`].
+pub type ScanId = usize;
+
+/// One column of one scan of a protected relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Atom {
+    /// The scan.
+    pub scan: ScanId,
+    /// `attnum` in its relation.
+    pub attnum: i16,
+}
+
+/// The classified columns that a value derives from.
+pub type Taint = BTreeSet<Atom>;
+
+/// A column of something in FROM, or of an output.
+#[derive(Debug, Clone)]
+pub struct OutColumn {
+    /// Its name; `None` stands for any number of columns whose names can't be known.
+    pub name: Option<String>,
+    /// What it derives from.
+    pub taint: Taint,
+    /// The one column that it is, unchanged (also an unclassified one).
+    pub identity: Option<Atom>,
+}
+
+/// A protected relation in FROM.
+#[derive(Debug)]
+pub struct Scan {
+    /// The relation.
+    pub protected: Arc<Protected>,
+    /// Treatments by index of `protected.columns`; empty in lineage mode.
+    pub treatments: Vec<Option<ColumnTreatment>>,
+    /// Whether it must be replaced by a masked scan (else it passes as written).
+    pub replaced: bool,
+    /// Byte range of the relation in the text, `ONLY` and `*` included, alias not.
+    pub span: (usize, usize),
+    /// `ONLY`
+    pub only: bool,
+    /// The alias is written in the text.
+    pub aliased: bool,
+    /// Name under which the query knows it.
+    pub alias: String,
+    /// System columns that the query uses.
+    pub system: BTreeSet<String>,
+    /// Hidden key columns to add to the masked scan: (name, index of person key).
+    pub extra: Vec<(String, usize)>,
+    /// Columns that reach the answer (filled in at the end).
+    pub shown: BTreeSet<i16>,
+    /// For lineage: it stands in the top query's FROM, under inner joins only.
+    pub simple: bool,
+    /// Written as `TABLE name`: (byte offset of the keyword).
+    pub table_keyword: Option<usize>,
+    /// Rule of the row filter, and its text over the scan's columns.
+    pub filter: Option<(String, String)>,
+    /// Frame of the edit: 0 is the statement itself, others are copies of sub-queries.
+    pub frame: usize,
+    /// Location of the RangeVar.
+    pub location: usize,
+}
+
+/// A hidden column in the output of a query level.
+#[derive(Debug, Clone)]
+pub struct Hidden {
+    /// Its name.
+    pub name: String,
+    /// How to read it.
+    pub shape: KeyShape,
+    /// Whom it names: scan and index of its person key.
+    pub key: (ScanId, usize),
+}
+
+/// A column to insert behind a target list: `, expression AS "name"`.
+#[derive(Debug, Clone)]
+pub struct Insert {
+    /// Byte offset.
+    pub at: usize,
+    /// What it computes.
+    pub expression: Addition,
+    /// Name of the hidden column.
+    pub name: String,
+    /// Names the target list in the tree.
+    pub anchor: Anchor,
+    /// Frame of the edit.
+    pub frame: usize,
+}
+
+/// Which target list an [`Insert`] follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Anchor {
+    /// The one whose last element begins at this byte.
+    Last(usize),
+    /// That of `TABLE name`, whose relation begins at this byte.
+    Table(usize),
+}
+
+/// What a hidden column computes.
+#[derive(Debug, Clone)]
+pub enum Addition {
+    /// SQL text.
+    Text(String),
+    /// The people of a copy of the sub-query in these bytes, edited as `frame`; `name` is the hidden column inside it.
+    Copy {
+        /// Byte range inside the parentheses.
+        range: (usize, usize),
+        /// Edits of the copy.
+        frame: usize,
+        /// Hidden column of the copy.
+        name: String,
+        /// Its shape inside the copy.
+        shape: KeyShape,
+    },
+}
+
+/// `schema.table.column` whose schema must go, because the table became a sub-select.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shorten {
+    /// First byte of the reference: its location in the tree.
+    pub start: usize,
+    /// First byte that stays.
+    pub end: usize,
+    /// Fields dropped.
+    pub fields: usize,
+    /// Frame of the edit.
+    pub frame: usize,
+}
+
+/// A `*` that is spelled out.
+#[derive(Debug, Clone)]
+pub struct Spelled {
+    /// First byte of the element.
+    pub start: usize,
+    /// One past its last byte.
+    pub end: usize,
+    /// The columns.
+    pub text: String,
+    /// Frame of the edit.
+    pub frame: usize,
+}
+
+/// A hidden column to add: what it computes, how to read it, whom it names.
+type Carried = (Addition, KeyShape, (ScanId, usize));
+
+/// What a query level gives.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Columns the client wrote.
+    pub columns: Vec<OutColumn>,
+    /// Hidden columns that the level carries besides.
+    pub hidden: Vec<Hidden>,
+    /// One row may hold values of several rows (aggregates, arrays) whose people no hidden column names.
+    pub packed: bool,
+    /// For lineage: no grouping, DISTINCT, LIMIT, window or set operation.
+    pub plain: bool,
+    /// How many of `hidden`, from the front, stand in the row because a `*` brings them.
+    pub flowing: usize,
+}
+
+/// Why the walk stopped.
+#[derive(Debug)]
+pub enum Stop {
+    /// The statement is refused.
+    Refuse(Refusal),
+    /// A relation is not in the catalog.
+    Missing(String, Refusal),
+    /// A hidden column would do harm somewhere: walk again without it.
+    Again,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+}
+
+/// How relations are looked up and treated.
+pub trait Lookup {
+    /// The catalog.
+    fn catalog(&self) -> &Catalog;
+    /// Search path.
+    fn path(&self) -> &[String];
+    /// The protected form of a relation, if it is.
+    fn protected(&self, relation: &Relation) -> Result<Option<Arc<Protected>>, Refusal>;
+    /// Treatments of its columns and whether it must be replaced; the row filter.
+    fn treat(&self, protected: &Arc<Protected>) -> Result<Treated, Refusal>;
+    /// Called for every function name in the query.
+    fn function(&self, name: &[String], call: &Tree) -> Result<(), Refusal>;
+    /// True on the client's statement: people must be carried to the answer.
+    fn metered(&self) -> bool;
+}
+
+/// What [`Lookup::treat`] says.
+#[derive(Debug, Default)]
+pub struct Treated {
+    /// By index of the relation's columns.
+    pub treatments: Vec<Option<ColumnTreatment>>,
+    /// Must be replaced.
+    pub replaced: bool,
+    /// Rule and SQL.
+    pub filter: Option<(String, String)>,
+}
+
+/// How a person key is reached from a FROM entry.
+#[derive(Debug, Clone)]
+struct KeyRef {
+    key: (ScanId, usize),
+    /// Column of the FROM entry.
+    column: String,
+    shape: KeyShape,
+    /// The raw person column (to be cast to text), not a hidden column of a query below.
+    fresh: bool,
+    nullable: bool,
+}
+
+/// Something that a qualified reference can name.
+#[derive(Debug, Clone)]
+struct Named {
+    alias: String,
+    /// Schema, for a table without alias: three-part references mean it.
+    schema: Option<String>,
+    columns: Vec<OutColumn>,
+    keys: Vec<KeyRef>,
+    scan: Option<ScanId>,
+    /// Threads whose hidden columns show through `*` here.
+    threads: Vec<usize>,
+    /// True where the entry itself has hidden columns in its row (sub-query, CTE, scan with extra column).
+    carries: bool,
+    /// Hidden columns in its row.
+    hidden: Vec<Hidden>,
+    /// One row may hold several people whom no key names.
+    packed: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Item {
+    /// What `*` gives, in order.
+    star: Vec<OutColumn>,
+    named: Vec<Named>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Level {
+    items: Vec<Item>,
+}
+
+impl Level {
+    fn named(&self) -> impl Iterator<Item = &Named> {
+        self.items.iter().flat_map(|i| &i.named)
+    }
+    fn star(&self) -> impl Iterator<Item = &OutColumn> {
+        self.items.iter().flat_map(|i| &i.star)
+    }
+}
+
+#[derive(Debug)]
+struct Cte {
+    name: String,
+    columns: Vec<OutColumn>,
+    hidden: Vec<Hidden>,
+    packed: bool,
+    thread: usize,
+}
+
+/// CTEs and outer query levels in reach.
+#[derive(Clone, Copy)]
+struct Env<'e> {
+    ctes: Option<&'e CteScope<'e>>,
+    outer: Option<&'e Outer<'e>>,
+}
+
+struct CteScope<'e> {
+    ctes: Vec<Rc<Cte>>,
+    parent: Option<&'e CteScope<'e>>,
+}
+
+struct Outer<'e> {
+    level: &'e Level,
+    parent: Option<&'e Outer<'e>>,
+}
+
+impl Env<'_> {
+    fn cte(&self, name: &str) -> Option<Rc<Cte>> {
+        let mut scope = self.ctes;
+        while let Some(s) = scope {
+            if let Some(cte) = s.ctes.iter().rev().find(|c| c.name == name) {
+                return Some(Rc::clone(cte));
+            }
+            scope = s.parent;
+        }
+        None
+    }
+}
+
+/// Whether a level may add hidden columns to its output, and where its harm would be put right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carry {
+    /// Hidden columns are welcome.
+    Yes,
+    /// They would change the meaning.
+    No,
+}
+
+/// The walk over one statement.
+pub struct Walk<'w> {
+    look: &'w dyn Lookup,
+    parsed: &'w Parsed,
+    /// Protected relations in the order of the text.
+    pub scans: Vec<Scan>,
+    /// Locations of all RangeVars that were understood.
+    pub seen: BTreeSet<usize>,
+    /// Relations as written: parts. For the witness.
+    pub relations: BTreeSet<Vec<String>>,
+    /// Hidden columns to add.
+    pub inserts: Vec<Insert>,
+    /// Byte ranges to delete so that `schema.table.column` becomes `table.column`; with the location of the ColumnRef and fields dropped.
+    pub shorten: Vec<Shorten>,
+    /// `*` elements to spell out.
+    pub spelled: Vec<Spelled>,
+    frame: usize,
+    frames: usize,
+    unthreaded: HashSet<usize>,
+    next_thread: usize,
+    next_hidden: usize,
+    depth: usize,
+}
+
+const DEPTH_MAX: usize = 200;
+
+impl<'w> Walk<'w> {
+    /// Walks a query (SelectStmt) as the whole statement. Restarts itself where a hidden column does harm.
+    pub fn query(look: &'w dyn Lookup, parsed: &'w Parsed, select: &Tree, carry: bool) -> Result<(Self, Output), Stop> {
+        let mut unthreaded = HashSet::new();
+        loop {
+            let mut walk = Self {
+                look,
+                parsed,
+                scans: Vec::new(),
+                seen: BTreeSet::new(),
+                relations: BTreeSet::new(),
+                inserts: Vec::new(),
+                shorten: Vec::new(),
+                spelled: Vec::new(),
+                frame: 0,
+                frames: 0,
+                unthreaded,
+                next_thread: 0,
+                next_hidden: 0,
+                depth: 0,
+            };
+            let env = Env {
+                ctes: None,
+                outer: None,
+            };
+            let carry = if carry && look.metered() { Carry::Yes } else { Carry::No };
+            match walk.select(select, env, carry, true) {
+                Err(Stop::Again) => unthreaded = walk.unthreaded,
+                Err(stop) => return Err(stop),
+                Ok(output) => return Ok((walk, output)),
+            }
+        }
+    }
+
+    /// Categories that showing a column counts in.
+    #[must_use]
+    pub fn counts(&self, atom: Atom) -> Categories {
+        self.treatment(atom).map_or(Categories::NONE, |t| t.counts)
+    }
+
+    /// The treatment of a column; `None` where it is not classified or in lineage mode.
+    #[must_use]
+    pub fn treatment(&self, atom: Atom) -> Option<&ColumnTreatment> {
+        let scan = self.scans.get(atom.scan)?;
+        let index = scan
+            .protected
+            .columns
+            .iter()
+            .position(|c| c.column.attnum == atom.attnum)?;
+        scan.treatments.get(index)?.as_ref()
+    }
+
+    fn key_of(&self, atom: Atom) -> (ScanId, usize) {
+        let index = self
+            .scans
+            .get(atom.scan)
+            .and_then(|s| s.protected.column(atom.attnum))
+            .map_or(0, |c| c.key);
+        (atom.scan, index)
+    }
+
+    fn no_thread(&mut self, threads: &[usize]) -> Stop {
+        self.unthreaded.extend(threads);
+        Stop::Again
+    }
+}
+
+// ── small parts ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What a value derives from.
+#[derive(Debug, Default)]
+struct Flow {
+    taint: Taint,
+    identity: Option<Atom>,
+    packed: bool,
+}
+
+impl Flow {
+    fn add(&mut self, other: Flow) {
+        self.taint.extend(other.taint);
+        self.packed |= other.packed;
+        self.identity = None;
+    }
+    fn derived(mut self) -> Self {
+        self.identity = None;
+        self
+    }
+}
+
+/// The grouping of a query level.
+struct Shape {
+    grouped: bool,
+    distinct: bool,
+    plain: bool,
+}
+
+impl Shape {
+    fn of(t: &Tree, catalog: &Catalog) -> Self {
+        let mut aggregates = false;
+        let mut windows = false;
+        let mut look = |part: &Tree| {
+            part.walk(&mut |n| match n.kind() {
+                "SubLink" | "SelectStmt" => false,
+                "JsonObjectAgg" | "JsonArrayAgg" => {
+                    aggregates = true;
+                    true
+                }
+                "FuncCall" => {
+                    let over = !n.field("over").is_null();
+                    windows |= over;
+                    let name = n.names("funcname").and_then(|mut f| f.pop()).unwrap_or_default();
+                    let user = catalog
+                        .functions
+                        .get(&name)
+                        .is_some_and(|f| f.iter().any(|f| f.kind == 'a'));
+                    let marked = n.flag("agg_star")
+                        || n.flag("agg_distinct")
+                        || n.flag("agg_within_group")
+                        || !n.list("agg_order").is_empty();
+                    aggregates |= !over && (marked || user || expression::is_aggregate(&name));
+                    true
+                }
+                _ => true,
+            });
+        };
+        for list in ["target_list", "sort_clause"] {
+            t.list(list).iter().for_each(&mut look);
+        }
+        look(t.field("having_clause"));
+        let grouped = aggregates || !t.list("group_clause").is_empty() || !t.field("having_clause").is_null();
+        // `DISTINCT` alone is a list of one empty node; `DISTINCT ON (…)` keeps whole rows.
+        let distinct_clause = t.list("distinct_clause");
+        let distinct = !distinct_clause.is_empty() && distinct_clause.iter().all(Tree::is_null);
+        let limited = !t.field("limit_count").is_null() || !t.field("limit_offset").is_null();
+        let plain = !grouped && distinct_clause.is_empty() && !limited && !windows;
+        Self {
+            grouped,
+            distinct,
+            plain,
+        }
+    }
+}
+
+/// A sub-query in an output expression.
+struct SubUse<'t> {
+    tree: &'t Tree,
+    in_aggregate: bool,
+}
+
+fn collect_sublinks<'t>(t: &'t Tree, in_aggregate: bool, out: &mut Vec<SubUse<'t>>) {
+    match t.kind() {
+        "SubLink" => {
+            if matches!(t.int("sub_link_type"), 5 | 7) {
+                out.push(SubUse { tree: t, in_aggregate });
+            }
+            collect_sublinks(t.field("testexpr"), in_aggregate, out);
+        }
+        "FuncCall" => {
+            let name = t.names("funcname").and_then(|mut f| f.pop()).unwrap_or_default();
+            let inside = in_aggregate || expression::is_aggregate(&name) || !t.field("over").is_null();
+            for child in t.children() {
+                collect_sublinks(child, inside, out);
+            }
+        }
+        _ => {
+            for child in t.children() {
+                collect_sublinks(child, in_aggregate, out);
+            }
+        }
+    }
+}
+
+/// The hidden column's SQL for a key that a FROM entry gives, lifted over the level's grouping.
+fn lift(named: &Named, key: &KeyRef, shape: &Shape, partition: Option<&str>) -> (String, KeyShape) {
+    let column = if named.alias.is_empty() {
+        quote(&key.column)
+    } else {
+        format!("{}.{}", quote(&named.alias), quote(&key.column))
+    };
+    let one = if key.fresh && key.nullable {
+        format!("COALESCE({column}::pg_catalog.text, '{UNKNOWN_KEY}')")
+    } else if key.fresh {
+        format!("{column}::pg_catalog.text")
+    } else {
+        column
+    };
+    let grouped = |distinct: &str| match key.shape {
+        KeyShape::One => (format!("pg_catalog.jsonb_agg({distinct}{one})"), KeyShape::List),
+        KeyShape::List => (format!("pg_catalog.jsonb_agg({one}::pg_catalog.jsonb)"), KeyShape::List),
+        KeyShape::Count => (format!("pg_catalog.sum({one}::pg_catalog.int8)"), KeyShape::Count),
+    };
+    match (shape.grouped, partition) {
+        (false, None) => (one, key.shape),
+        (true, None) => {
+            let (text, shape) = grouped("DISTINCT ");
+            (format!("{text}::pg_catalog.text"), shape)
+        }
+        (false, Some(by)) => {
+            let (text, shape) = grouped("");
+            (format!("({text} OVER (PARTITION BY {by}))::pg_catalog.text"), shape)
+        }
+        (true, Some(by)) => {
+            let (inner, shape) = grouped("DISTINCT ");
+            let outer = if shape == KeyShape::Count { "sum" } else { "jsonb_agg" };
+            (
+                format!("(pg_catalog.{outer}({inner}) OVER (PARTITION BY {by}))::pg_catalog.text"),
+                shape,
+            )
+        }
+    }
+}
+
+fn plain_named(alias: &str, columns: Vec<OutColumn>) -> Named {
+    Named {
+        alias: alias.to_owned(),
+        schema: None,
+        columns,
+        keys: Vec::new(),
+        scan: None,
+        threads: Vec::new(),
+        carries: false,
+        hidden: Vec::new(),
+        packed: false,
+    }
+}
+
+/// For `*` and `alias.*` (also `(row).*`): the qualifier. `None` for other expressions.
+fn star_of(value: &Tree) -> Option<Vec<String>> {
+    match value.kind() {
+        "ColumnRef" => {
+            let mut fields = value.names("fields")?;
+            (fields.pop()? == "*").then_some(fields)
+        }
+        "AIndirection" => (value.list("indirection").last()?.kind() == "AStar").then(Vec::new),
+        _ => None,
+    }
+}
+
+/// The columns that `*` or `alias.*` means, as references; `None` where they can't be told.
+fn star_names(level: &Level, qualifier: Option<&String>) -> Option<Vec<String>> {
+    if let Some(alias) = qualifier {
+        let named = level.named().find(|n| n.alias == *alias)?;
+        return named
+            .columns
+            .iter()
+            .map(|c| c.name.as_ref().map(|n| format!("{}.{}", quote(alias), quote(n))))
+            .collect();
+    }
+    let mut names = Vec::new();
+    for item in &level.items {
+        for column in &item.star {
+            let name = column.name.as_ref()?;
+            let owners: Vec<&Named> = item
+                .named
+                .iter()
+                .filter(|n| n.columns.iter().any(|c| c.name.as_ref() == Some(name)))
+                .collect();
+            let merged = item.star.iter().filter(|c| c.name.as_ref() == Some(name)).count() == 1;
+            let in_other_items = level.star().filter(|c| c.name.as_ref() == Some(name)).count() > 1;
+            match owners.as_slice() {
+                [one] => names.push(format!("{}.{}", quote(&one.alias), quote(name))),
+                _ if merged && !in_other_items => names.push(quote(name)),
+                _ => return None,
+            }
+        }
+    }
+    Some(names)
+}
+
+fn union(columns: &[OutColumn]) -> Taint {
+    columns.iter().flat_map(|c| c.taint.iter().copied()).collect()
+}
+
+/// Renames columns from the front by an alias list. Behind a column of unknown number, any name may be any column.
+fn rename(mut columns: Vec<OutColumn>, names: &[String]) -> Vec<OutColumn> {
+    if names.is_empty() {
+        return columns;
+    }
+    let known = columns.iter().take_while(|c| c.name.is_some()).count();
+    if names.len() <= known {
+        for (column, name) in columns.iter_mut().zip(names) {
+            column.name = Some(name.clone());
+        }
+        return columns;
+    }
+    let taint = union(&columns);
+    let mut renamed: Vec<OutColumn> = names
+        .iter()
+        .map(|n| OutColumn {
+            name: Some(n.clone()),
+            taint: taint.clone(),
+            identity: None,
+        })
+        .collect();
+    renamed.push(OutColumn {
+        name: None,
+        taint,
+        identity: None,
+    });
+    renamed
+}
+
+/// Columns of a set operation: the left's names, both sides' flows.
+fn side_by_side(mut left: Vec<OutColumn>, right: &[OutColumn]) -> Vec<OutColumn> {
+    let regular = left.iter().chain(right).all(|c| c.name.is_some()) && left.len() == right.len();
+    if regular {
+        for (column, other) in left.iter_mut().zip(right) {
+            column.taint.extend(other.taint.iter().copied());
+            column.identity = None;
+        }
+    } else {
+        let taint: Taint = union(&left).union(&union(right)).copied().collect();
+        blur(&mut left, &taint);
+    }
+    left
+}
+
+/// Makes every column derive from what any of them, or `more`, derives from.
+fn blur(columns: &mut [OutColumn], more: &Taint) {
+    let taint: Taint = union(columns).union(more).copied().collect();
+    for column in columns {
+        column.taint.clone_from(&taint);
+        column.identity = None;
+    }
+}
+
+/// Leaves of a tree of `UNION ALL`; false where another operation is in it, or a branch has clauses of its own.
+fn union_all_leaves<'t>(t: &'t Tree, leaves: &mut Vec<&'t Tree>) -> bool {
+    if t.int("op") == 2 && t.flag("all") {
+        let own = ["sort_clause", "locking_clause"].iter().any(|c| !t.list(c).is_empty());
+        let outermost = leaves.is_empty();
+        let limited = !t.field("limit_count").is_null()
+            || !t.field("limit_offset").is_null()
+            || !t.field("with_clause").is_null();
+        let left = union_all_leaves(t.field("larg"), leaves);
+        let right = union_all_leaves(t.field("rarg"), leaves);
+        return left && right && (outermost || !(own || limited));
+    }
+    leaves.push(t);
+    t.int("op") <= 1 && t.list("values_lists").is_empty() && t.kind() == "SelectStmt"
+}
+
+fn dotted(name: &crate::catalog::RelationName) -> String {
+    format!("{}.{}", name.schema, name.name)
+}
+
+fn unsupported(rule: &'static str, what: impl Into<String>) -> Refusal {
+    Refusal::unsupported(
+        rule,
+        format!("Menshen cannot judge this: {}", what.into()),
+        "write the query in another form; protected relations allow only what can be proven",
+    )
+}
+
+fn unmeterable() -> Refusal {
+    Refusal::unsupported(
+        "cannot-be-metered",
+        "this query packs clear values of many people into one value, and they could not be counted",
+        "put the sub-query into FROM (LATERAL), or select the rows themselves",
+    )
+}
+
+fn unknown_node(kind: &str) -> Refusal {
+    unsupported(
+        "unknown-node",
+        format!("a construct (`{kind}`) that it does not know in a query on protected relations"),
+    )
+}
+
+fn missing(schema: Option<&str>, name: &str) -> Stop {
+    let full = schema.map_or_else(|| name.to_owned(), |s| format!("{s}.{name}"));
+    let refusal = Refusal {
+        sqlstate: "42P01",
+        rule: "relation-unknown",
+        message: format!("relation \"{full}\" does not exist"),
+        hint: "the database's catalog does not have it".into(),
+        position: None,
+        incident: false,
+    };
+    Stop::Missing(full, refusal)
+}

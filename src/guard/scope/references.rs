@@ -1,0 +1,402 @@
+//! Expressions: which column every reference means, and what the value derives from.
+
+use super::*;
+
+impl Walk<'_> {
+    /// Walks an expression whose value does not reach the output.
+    pub(super) fn expression(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<(), Stop> {
+        if !t.is_null() {
+            self.flow_any(t, level, env)?;
+        }
+        Ok(())
+    }
+
+    /// What the value of an expression derives from.
+    pub(super) fn flow(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
+        self.flow_any(t, level, env)
+    }
+
+    pub(super) fn flow_any(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
+        match t {
+            Tree::Null | Tree::Flag(_) | Tree::Int(_) | Tree::Text(_) => return Ok(Flow::default()),
+            Tree::List(items) => {
+                let mut all = Flow::default();
+                for item in items {
+                    all.add(self.flow_any(item, level, env)?);
+                }
+                return Ok(all);
+            }
+            Tree::Node(..) => {}
+        }
+        self.depth += 1;
+        if self.depth > 4 * DEPTH_MAX {
+            return Err(unsupported("nesting", "expressions nested more than 800 deep").into());
+        }
+        let flow = self.flow_node(t, level, env);
+        self.depth -= 1;
+        flow
+    }
+
+    pub(super) fn flow_node(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
+        match t.kind() {
+            "ColumnRef" => self.column(t, level, env),
+            "SubLink" => self.sublink(t, level, env),
+            "SelectStmt" => {
+                // A query inside an SQL/JSON constructor.
+                let outer = Outer {
+                    level,
+                    parent: env.outer,
+                };
+                let output = self.select(
+                    t,
+                    Env {
+                        ctes: env.ctes,
+                        outer: Some(&outer),
+                    },
+                    Carry::No,
+                    false,
+                )?;
+                Ok(Flow {
+                    taint: union(&output.columns),
+                    identity: None,
+                    packed: true,
+                })
+            }
+            "FuncCall" => {
+                let name = t.names("funcname").ok_or_else(|| unknown_node("function name"))?;
+                self.look.function(&name, t)?;
+                let mut flow = Flow::default();
+                for arg in t.list("args") {
+                    flow.add(self.flow_any(arg, level, env)?);
+                }
+                let ordered = self.flow_any(t.field("agg_order"), level, env)?;
+                if t.flag("agg_within_group") {
+                    // An ordered-set aggregate answers with one of the values it orders.
+                    flow.add(ordered);
+                }
+                for field in ["agg_filter", "over"] {
+                    self.expression(t.field(field), level, env)?;
+                }
+                if name.last().is_some_and(|n| only_counts(n)) {
+                    flow = Flow::default();
+                }
+                Ok(flow.derived())
+            }
+            "NullTest" => {
+                self.expression(t.field("arg"), level, env)?;
+                Ok(Flow::default())
+            }
+            // JSON_TABLE's and XMLTABLE's columns stand only in FROM.
+            "JsonTableColumn" | "RangeTableFuncCol" | "JsonTablePath" => self.children(t, level, env),
+            kind if expression::is_known(kind) => self.children(t, level, env),
+            kind => Err(unknown_node(kind).into()),
+        }
+    }
+
+    pub(super) fn children(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
+        let mut flow = Flow::default();
+        for child in t.children() {
+            flow.add(self.flow_any(child, level, env)?);
+        }
+        Ok(flow.derived())
+    }
+
+    pub(super) fn sublink(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
+        let test = self.flow_any(t.field("testexpr"), level, env)?;
+        let outer = Outer {
+            level,
+            parent: env.outer,
+        };
+        let inner = Env {
+            ctes: env.ctes,
+            outer: Some(&outer),
+        };
+        let output = self.select(t.field("subselect"), inner, Carry::No, false)?;
+        // PostgreSQL's SubLinkType: 1 EXISTS, 2 ALL, 3 ANY, 4 row comparison, 5 expression, 6 multi-assignment, 7 ARRAY.
+        Ok(match t.int("sub_link_type") {
+            1 => Flow::default(),
+            2..=4 => test.derived(),
+            5 => Flow {
+                taint: union(&output.columns),
+                identity: None,
+                packed: output.packed,
+            },
+            7 => Flow {
+                taint: union(&output.columns),
+                identity: None,
+                packed: true,
+            },
+            _ => return Err(unknown_node("sub-query kind").into()),
+        })
+    }
+
+    /// Refuses where one of these columns is denied.
+    pub(super) fn touch(&self, taint: &Taint) -> Result<(), Stop> {
+        for atom in taint {
+            if let Some(treatment) = self.treatment(*atom)
+                && treatment.kind == Kind::Deny
+            {
+                let scan = self.scans.get(atom.scan);
+                let column = scan
+                    .and_then(|s| s.protected.column(atom.attnum))
+                    .map_or_else(String::new, |c| c.column.name.clone());
+                let relation = scan.map_or_else(String::new, |s| dotted(&s.protected.name));
+                return Err(Refusal::denied(
+                    "column-denied",
+                    format!(
+                        "permission denied for column \"{column}\" of relation \"{relation}\" ({})",
+                        treatment.rule
+                    ),
+                    "name only the columns that you need, or ask the owners of the policy for a grant",
+                )
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn column(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
+        let fields = t.names("fields").ok_or_else(|| unknown_node("column reference"))?;
+        let mut levels: Vec<&Level> = vec![level];
+        let mut outer = env.outer;
+        while let Some(o) = outer {
+            levels.push(o.level);
+            outer = o.parent;
+        }
+        let parts: Vec<&str> = fields.iter().map(String::as_str).collect();
+        match parts.as_slice() {
+            [name] => self.bare(name, &levels),
+            [alias, column] => self.qualified(None, alias, column, &levels),
+            [schema, table, column] => {
+                self.shorten(t, schema, table, 1, &levels)?;
+                self.qualified(Some(schema), table, column, &levels)
+            }
+            [_, schema, table, column] => {
+                self.shorten(t, schema, table, 2, &levels)?;
+                self.qualified(Some(schema), table, column, &levels)
+            }
+            _ => Err(unknown_node("column reference").into()),
+        }
+    }
+
+    pub(super) fn bare(&mut self, name: &str, levels: &[&Level]) -> Result<Flow, Stop> {
+        let mut guess = Taint::new();
+        for level in levels {
+            let hits: Vec<&OutColumn> = level.star().filter(|c| c.name.as_deref() == Some(name)).collect();
+            if !hits.is_empty() {
+                let mut taint: Taint = hits.iter().flat_map(|c| c.taint.iter().copied()).collect();
+                self.touch(&taint)?;
+                taint.extend(guess);
+                let identity = if let [one] = hits.as_slice() {
+                    one.identity
+                } else {
+                    None
+                };
+                return Ok(Flow {
+                    taint,
+                    identity,
+                    packed: false,
+                });
+            }
+            if let Some(named) = level.named().find(|n| n.alias == name) {
+                return self.whole_row(named);
+            }
+            if expression::is_system_column(name) {
+                let scans: Vec<ScanId> = level.named().filter_map(|n| n.scan).collect();
+                if let [scan] = scans.as_slice() {
+                    self.system(*scan, name);
+                }
+                if level.named().next().is_some() {
+                    return Ok(Flow::default());
+                }
+            }
+            guess.extend(
+                level
+                    .star()
+                    .filter(|c| c.name.is_none())
+                    .flat_map(|c| c.taint.iter().copied()),
+            );
+        }
+        // Output names in ORDER BY and GROUP BY end here too; otherwise it is whatever is in reach.
+        for level in levels {
+            guess.extend(level.star().flat_map(|c| c.taint.iter().copied()));
+        }
+        Ok(Flow {
+            taint: guess,
+            identity: None,
+            packed: false,
+        })
+    }
+
+    pub(super) fn qualified(
+        &mut self,
+        schema: Option<&str>,
+        alias: &str,
+        column: &str,
+        levels: &[&Level],
+    ) -> Result<Flow, Stop> {
+        for level in levels {
+            let Some(named) = level
+                .named()
+                .find(|n| n.alias == alias && (schema.is_none() || n.schema.as_deref() == schema))
+            else {
+                continue;
+            };
+            if column == "*" {
+                return self.whole_row(named);
+            }
+            let hits: Vec<&OutColumn> = named
+                .columns
+                .iter()
+                .filter(|c| c.name.as_deref() == Some(column))
+                .collect();
+            if !hits.is_empty() {
+                let taint: Taint = hits.iter().flat_map(|c| c.taint.iter().copied()).collect();
+                self.touch(&taint)?;
+                let identity = if let [one] = hits.as_slice() {
+                    one.identity
+                } else {
+                    None
+                };
+                return Ok(Flow {
+                    taint,
+                    identity,
+                    packed: false,
+                });
+            }
+            if expression::is_system_column(column) {
+                if let Some(scan) = named.scan {
+                    self.system(scan, column);
+                }
+                return Ok(Flow::default());
+            }
+            // `alias.function` is function notation on the whole row.
+            return self.whole_row(named);
+        }
+        let mut taint = Taint::new();
+        for level in levels {
+            taint.extend(level.star().flat_map(|c| c.taint.iter().copied()));
+        }
+        Ok(Flow {
+            taint,
+            identity: None,
+            packed: false,
+        })
+    }
+
+    pub(super) fn system(&mut self, scan: ScanId, name: &str) {
+        if let Some(scan) = self.scans.get_mut(scan) {
+            scan.system.insert(name.to_owned());
+        }
+    }
+
+    pub(super) fn whole_row(&mut self, named: &Named) -> Result<Flow, Stop> {
+        if named.carries {
+            return Err(self.no_thread(&named.threads.clone()));
+        }
+        let taint = union(&named.columns);
+        self.touch(&taint)?;
+        if let Some(scan) = named.scan.and_then(|s| self.scans.get(s))
+            && scan.replaced
+            && !scan.system.is_empty()
+        {
+            return Err(unsupported("system-column-with-row", "a system column beside a whole-row reference").into());
+        }
+        Ok(Flow {
+            taint,
+            identity: None,
+            packed: named.packed,
+        })
+    }
+
+    /// `schema.table.column` must lose its schema where the table becomes a sub-select.
+    pub(super) fn shorten(
+        &mut self,
+        t: &Tree,
+        schema: &str,
+        table: &str,
+        fields: usize,
+        levels: &[&Level],
+    ) -> Result<(), Stop> {
+        for level in levels {
+            let Some(named) = level
+                .named()
+                .find(|n| n.alias == table && n.schema.as_deref() == Some(schema))
+            else {
+                continue;
+            };
+            let replaced = named.scan.and_then(|s| self.scans.get(s)).is_some_and(|s| s.replaced);
+            if !replaced {
+                return Ok(());
+            }
+            let place = t.location().and_then(|start| {
+                let index = self.parsed.token_at(start)?;
+                let end = self.parsed.token(index + 2 * fields)?.start;
+                Some((start, end))
+            });
+            let Some((start, end)) = place else {
+                return Err(unsupported(
+                    "column-place",
+                    "a column reference whose place in the text can't be found",
+                )
+                .into());
+            };
+            let entry = Shorten {
+                start,
+                end,
+                fields,
+                frame: self.frame,
+            };
+            if !self.shorten.contains(&entry) {
+                self.shorten.push(entry);
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    pub(super) fn expand_star(
+        &mut self,
+        value: &Tree,
+        qualifier: &[String],
+        level: &Level,
+        env: Env<'_>,
+    ) -> Result<Vec<OutColumn>, Stop> {
+        if value.kind() == "AIndirection" {
+            let flow = self.flow_any(value.field("arg"), level, env)?;
+            return Ok(vec![OutColumn {
+                name: None,
+                taint: flow.taint,
+                identity: None,
+            }]);
+        }
+        let columns: Vec<OutColumn> = match qualifier {
+            [] => level.star().cloned().collect(),
+            [.., alias] => {
+                if let [.., schema, table] = qualifier {
+                    self.shorten(value, schema, table, qualifier.len() - 1, &[level])?;
+                }
+                match level.named().find(|n| n.alias == *alias) {
+                    Some(named) => named.columns.clone(),
+                    None => {
+                        // A row of an outer level: `(SELECT c.*)`.
+                        let mut levels = vec![level];
+                        let mut outer = env.outer;
+                        while let Some(o) = outer {
+                            levels.push(o.level);
+                            outer = o.parent;
+                        }
+                        let flow = self.qualified(None, alias, "*", &levels)?;
+                        vec![OutColumn {
+                            name: None,
+                            taint: flow.taint,
+                            identity: None,
+                        }]
+                    }
+                }
+            }
+        };
+        self.touch(&union(&columns))?;
+        Ok(columns)
+    }
+}
