@@ -324,3 +324,21 @@ fn sigterm_ends_sessions_and_the_process() {
     assert!(menshen.wait().success());
     assert_eq!(raw.next().unwrap().kind, b'E');
 }
+
+#[test]
+fn deep_texts_are_answered_and_do_not_end_the_process() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("analyst", "");
+    let sum = |n: usize| vec!["1"; n].join("+");
+    for n in [50, 300, 600, 900, 1_500, 3_000, 5_000, 8_000, 20_000] {
+        let answer = raw.simple(&format!("SELECT {} FROM crm.customers LIMIT 1", sum(n)));
+        if n <= 600 {
+            assert_eq!(answer.text(0, 0), n.to_string());
+        } else {
+            assert!(answer.error.is_some() || answer.rows.len() == 1);
+        }
+    }
+    let nested = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    assert!(raw.simple(&nested).error.is_some());
+    assert_eq!(raw.simple("SELECT 1").text(0, 0), "1");
+}

@@ -187,9 +187,7 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
     let mut earlier: HashMap<String, Arc<StatementPlan>> = HashMap::new();
     let mut changed: Option<&'static str> = None;
     let judge = Judge::new(ground, request);
-    for (raw, typed) in parsed.statements.iter().zip(&parsed.typed.stmts) {
-        let node = typed.stmt.as_ref().and_then(|s| s.node.as_ref());
-        let class = node.map_or(Class::NotAStatement, statement::classify);
+    for (raw, class) in parsed.statements.iter().zip(parsed.classes.iter().copied()) {
         let range = range_of(raw, &parsed)?;
         let subject = Subject {
             parsed: &parsed,
@@ -525,17 +523,11 @@ fn account_trees(parsed: &Parsed, seen: &mut witness::Accounted) {
         .flat_map(|n| n.split('.').map(str::to_owned))
         .collect();
     seen.other_names.extend(parts);
-    seen.names_matter = parsed.typed.stmts.iter().all(|s| {
-        s.stmt
-            .as_ref()
-            .and_then(|s| s.node.as_ref())
-            .map(statement::classify)
-            .is_some_and(|class| {
-                matches!(
-                    class,
-                    Class::Query | Class::Insert | Class::Modify | Class::Prepare | Class::Execute | Class::Explain
-                )
-            })
+    seen.names_matter = parsed.classes.iter().all(|class| {
+        matches!(
+            class,
+            Class::Query | Class::Insert | Class::Modify | Class::Prepare | Class::Execute | Class::Explain
+        )
     });
 }
 

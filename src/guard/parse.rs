@@ -4,8 +4,9 @@
 //! (PARSERS.md §5). The recursion of a deep tree is bounded by the C parser's own stack guard; decoding it needs a deep stack, which
 //! the server's threads have.
 
-use pg_query::protobuf::{ParseResult, ScanToken, Token};
+use pg_query::protobuf::{ScanToken, Token};
 
+use super::statement::{Class, classify};
 use super::tree::Tree;
 use crate::wire::Refusal;
 
@@ -16,15 +17,22 @@ pub const TOKENS_MAX: usize = 60_000;
 /// Most statements of one query string.
 pub const STATEMENTS_MAX: usize = 500;
 
+/// A text of so few tokens can't be so deep that an ordinary thread of the server could not read it.
+const SHALLOW_TOKENS_MAX: usize = 400;
+/// Stack for the others. Only what is used is ever backed by memory; PostgreSQL's own guard ends deeper texts before.
+const DEEP_STACK_BYTES: usize = 1024 * 1024 * 1024;
+/// Deepest tree that is judged: everything behind the parser recurses on the server's threads, with small frames.
+const DEPTH_MAX: usize = 2_000;
+
 /// A text with its tokens (comments left out) and its trees.
 pub struct Parsed {
     /// The text.
     pub text: String,
     /// Tokens in order, without comments.
     pub tokens: Vec<ScanToken>,
-    /// PostgreSQL's tree, typed.
-    pub typed: ParseResult,
-    /// The same as plain data: one `RawStmt` per statement.
+    /// The class of each statement.
+    pub classes: Vec<Class>,
+    /// PostgreSQL's tree as plain data: one `RawStmt` per statement.
     pub statements: Vec<Tree>,
 }
 
@@ -93,6 +101,33 @@ pub fn parse(text: &str) -> Result<Parsed, Refusal> {
             &format!("query string has more than {STATEMENTS_MAX} statements"),
         ));
     }
+    // Decoding a deep tree takes tens of kilobytes of stack a level: a text that could be one is read on a thread that has them.
+    let (statements, classes) = if tokens.len() <= SHALLOW_TOKENS_MAX {
+        trees(text)?
+    } else {
+        let own = text.to_owned();
+        std::thread::Builder::new()
+            .name("menshen-parse".to_owned())
+            .stack_size(DEEP_STACK_BYTES)
+            .spawn(move || trees(&own))
+            .map_err(|e| too_much("parse-thread", &format!("the statement cannot be read now: {e}")))?
+            .join()
+            .map_err(|_| too_much("parse-thread", "the statement cannot be read"))??
+    };
+    let tokens = tokens
+        .into_iter()
+        .filter(|t| t.token != Token::SqlComment as i32 && t.token != Token::CComment as i32)
+        .collect();
+    Ok(Parsed {
+        text: text.to_owned(),
+        tokens,
+        classes,
+        statements,
+    })
+}
+
+/// Trees and classes of the statements. The typed tree is dropped here, where its depth is borne.
+fn trees(text: &str) -> Result<(Vec<Tree>, Vec<Class>), Refusal> {
     let typed = pg_query::parse(text, pg_query::ParserOptions::default())
         .map_err(|e| syntax(&plain(&e), None))?
         .protobuf;
@@ -108,16 +143,23 @@ pub fn parse(text: &str) -> Result<Parsed, Refusal> {
                 "report this statement to the Menshen project",
             )
         })?;
-    let tokens = tokens
-        .into_iter()
-        .filter(|t| t.token != Token::SqlComment as i32 && t.token != Token::CComment as i32)
+    if statements.iter().any(|s| s.depth() > DEPTH_MAX) {
+        return Err(Refusal {
+            sqlstate: "54001",
+            ..too_much("statement-depth", "statement is nested too deeply to be judged")
+        });
+    }
+    let classes = typed
+        .stmts
+        .iter()
+        .map(|s| {
+            s.stmt
+                .as_ref()
+                .and_then(|s| s.node.as_ref())
+                .map_or(Class::NotAStatement, classify)
+        })
         .collect();
-    Ok(Parsed {
-        text: text.to_owned(),
-        tokens,
-        typed,
-        statements,
-    })
+    Ok((statements, classes))
 }
 
 fn plain(error: &pg_query::Error) -> String {

@@ -130,6 +130,12 @@ impl Tree {
         }
     }
 
+    /// Levels of nodes and lists.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        1 + self.children().map(Tree::depth).max().unwrap_or(0)
+    }
+
     /// The strings of a list of `String` nodes (names with dots); `*` for `AStar`. `None` where anything else is in it.
     #[must_use]
     pub fn names(&self, field: &str) -> Option<Vec<String>> {
