@@ -43,6 +43,7 @@ fn main() {
             search_path: &path,
             current_user: "analyst",
             token: &token,
+            cursor: &|_| None,
             prepared: &|_| None,
             extended: false,
         };

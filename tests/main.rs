@@ -13,6 +13,7 @@ mod harness;
 mod layout;
 mod limits;
 mod masks;
+mod modify;
 mod oracle;
 mod tls;
 mod wire;

@@ -16,6 +16,8 @@ fn column(type_sql: &str, oid: u32, category: char) -> Column {
         base_type_oid: oid,
         category,
         not_null: false,
+        generated: false,
+        assign_type_sql: type_sql.into(),
     }
 }
 

@@ -18,7 +18,7 @@ struct Theme {
 }
 
 /// Login, options, and SQL that makes a copy hold only what the role may see.
-const ROLES: [(&str, &str, &str, bool); 3] = [
+pub const ROLES: [(&str, &str, &str, bool); 3] = [
     (
         "analyst",
         "",
@@ -50,12 +50,7 @@ fn answers_are_those_of_a_masked_copy() {
     let menshen = Menshen::with(&unlimited_policy(), "");
     let mut failures = Vec::new();
     for (login, options, masking, masked) in ROLES {
-        let copy = server.shop();
-        let masking = masking
-            .replace("NAME_MASK", NAME_MASK)
-            .replace("PHONE_MASK", PHONE_MASK)
-            .replace("OTHERS", OTHERS);
-        server.sql(&copy, &masking);
+        let copy = masked_copy(masking);
         let mut through = menshen.connect(login, options);
         let mut direct = Raw::connect(server.port, &copy, login, &data::password(login), "").unwrap();
         for (theme, cases) in &themes {
@@ -93,6 +88,18 @@ fn answers_are_those_of_a_masked_copy() {
     );
 }
 
+/// A shop that physically holds only what a role may see.
+pub fn masked_copy(masking: &str) -> String {
+    let server = Postgres::get();
+    let copy = server.shop();
+    let masking = masking
+        .replace("NAME_MASK", NAME_MASK)
+        .replace("PHONE_MASK", PHONE_MASK)
+        .replace("OTHERS", OTHERS);
+    server.sql(&copy, &masking);
+    copy
+}
+
 /// Clear values that the role may not see, found anywhere in what it received.
 pub fn leaks(received: &[u8], server: &Postgres, database: &str, login: &str) -> Vec<String> {
     let mut columns = vec![
@@ -124,7 +131,7 @@ pub fn leaks(received: &[u8], server: &Postgres, database: &str, login: &str) ->
 }
 
 /// What is not the same. Anonymous records stand for row types, and texts of errors are not compared.
-fn difference(got: &Answer, wanted: &Answer, ordered: bool) -> Option<String> {
+pub fn difference(got: &Answer, wanted: &Answer, ordered: bool) -> Option<String> {
     if got.sqlstate() != wanted.sqlstate() {
         return Some(format!("error {:?} instead of {:?}", got.error, wanted.error));
     }

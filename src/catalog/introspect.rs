@@ -39,12 +39,38 @@ SELECT pg_catalog.json_build_object(
   'relations', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(r.oid::bigint, r.nspname, r.relname, r.relkind,
         r.relpersistence = 't',
         CASE WHEN r.relkind IN ('v', 'm') AND NOT r.system THEN pg_catalog.pg_get_viewdef(r.oid) END,
-        EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w WHERE w.ev_class = r.oid AND w.rulename <> '_RETURN'))
+        (SELECT pg_catalog.json_agg(pg_catalog.pg_get_ruledef(w.oid) ORDER BY w.oid) FROM pg_catalog.pg_rewrite w
+          WHERE w.ev_class = r.oid AND w.rulename <> '_RETURN' AND NOT r.system))
         ORDER BY r.oid) FROM rel r),
+  'code', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(code.relation::bigint, code.function::bigint)) FROM (
+        SELECT t.tgrelid AS relation, t.tgfoid AS function FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
+      UNION SELECT d.adrelid, x.refobjid FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_depend x
+            ON x.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND x.objid = d.oid
+           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+      UNION SELECT c.conrelid, x.refobjid FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend x
+            ON x.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND x.objid = c.oid
+           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass WHERE c.conrelid <> 0
+      UNION SELECT a.attrelid, x.refobjid FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend x
+            ON x.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND x.objid = c.oid
+           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+            JOIN pg_catalog.pg_attribute a ON a.atttypid = c.contypid WHERE c.contypid <> 0
+      UNION SELECT i.indrelid, x.refobjid FROM pg_catalog.pg_index i JOIN pg_catalog.pg_depend x
+            ON x.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND x.objid = i.indexrelid
+           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+      UNION SELECT p.polrelid, x.refobjid FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_depend x
+            ON x.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND x.objid = p.oid
+           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass) code WHERE code.function >= 16384),
+  'casts', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, c.castfunc::bigint))
+      FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type t ON t.oid IN (c.casttarget, c.castsource) WHERE c.castfunc >= 16384),
+  'domains', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, x.refobjid::bigint))
+      FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend x
+            ON x.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND x.objid = c.oid
+           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.refobjid >= 16384
+      JOIN pg_catalog.pg_type t ON t.oid = c.contypid),
   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attrelid::bigint, a.attnum, a.attname, a.atttypid::bigint,
         pg_catalog.format_type(a.atttypid, a.atttypmod),
         pg_catalog.format_type(COALESCE(d.base, a.atttypid), COALESCE(d.typmod, a.atttypmod)),
-        COALESCE(d.base, a.atttypid)::bigint, t.typcategory, a.attnotnull) ORDER BY a.attrelid, a.attnum)
+        COALESCE(d.base, a.atttypid)::bigint, t.typcategory, a.attnotnull, pg_catalog.format_type(a.atttypid, -1), a.attgenerated <> '') ORDER BY a.attrelid, a.attnum)
       FROM pg_catalog.pg_attribute a JOIN rel r ON r.oid = a.attrelid AND r.relkind NOT IN ('S', 't')
       LEFT JOIN domain d ON d.oid = a.atttypid
       JOIN pg_catalog.pg_type t ON t.oid = COALESCE(d.base, a.atttypid)
@@ -87,13 +113,24 @@ struct Document {
     relations: Option<Vec<RelationRow>>,
     columns: Option<Vec<ColumnRow>>,
     inherits: Option<Vec<(Oid, Oid)>>,
+    code: Option<Vec<(Oid, Oid)>>,
+    casts: Option<Vec<(String, Oid)>>,
+    domains: Option<Vec<(String, Oid)>>,
     functions: Option<Vec<FunctionRow>>,
     operators: Option<Vec<(String, String, String)>>,
     members: Option<Vec<(String, String)>>,
 }
 
-type RelationRow = (Oid, String, String, RelationKind, bool, Option<String>, bool);
-type ColumnRow = (Oid, i16, String, Oid, String, String, Oid, char, bool);
+type RelationRow = (
+    Oid,
+    String,
+    String,
+    RelationKind,
+    bool,
+    Option<String>,
+    Option<Vec<String>>,
+);
+type ColumnRow = (Oid, i16, String, Oid, String, String, Oid, char, bool, String, bool);
 type FunctionRow = (
     Oid,
     String,
@@ -113,7 +150,7 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
     let document: Document = serde_json::from_str(document).map_err(|e| Unreadable(e.to_string()))?;
     let mut relations: HashMap<Oid, Relation> = HashMap::new();
     let mut by_name: HashMap<String, HashMap<String, Oid>> = HashMap::new();
-    for (oid, schema, name, kind, temporary, view_definition, has_rules) in document.relations.unwrap_or_default() {
+    for (oid, schema, name, kind, temporary, view_definition, rules) in document.relations.unwrap_or_default() {
         by_name.entry(schema.clone()).or_default().insert(name.clone(), oid);
         relations.insert(
             oid,
@@ -126,11 +163,12 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
                 view_definition,
                 parents: Vec::new(),
                 children: Vec::new(),
-                has_rules,
+                rules: rules.unwrap_or_default(),
+                code: Vec::new(),
             },
         );
     }
-    for (relation, attnum, name, type_oid, type_sql, base_type_sql, base_type_oid, category, not_null) in
+    for (relation, attnum, name, type_oid, type_sql, base_type_sql, base_type_oid, category, not_null, assign_type_sql, generated) in
         document.columns.unwrap_or_default()
     {
         let column = Column {
@@ -142,6 +180,8 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
             base_type_oid,
             category,
             not_null,
+            assign_type_sql,
+            generated,
         };
         if let Some(relation) = relations.get_mut(&relation) {
             relation.columns.push(column);
@@ -157,6 +197,16 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
                 relation.children.push(child);
             }
         }
+    }
+    for (relation, function) in document.code.unwrap_or_default() {
+        if let Some(relation) = relations.get_mut(&relation) {
+            relation.code.push(function);
+        }
+    }
+    let mut type_code: HashMap<String, Vec<Oid>> = HashMap::new();
+    let casts = document.casts.unwrap_or_default().into_iter();
+    for (name, function) in casts.chain(document.domains.unwrap_or_default()) {
+        type_code.entry(name).or_default().push(function);
     }
     let mut functions: HashMap<String, Vec<Function>> = HashMap::new();
     for (oid, schema, name, language, body, kind, extension, support) in document.functions.unwrap_or_default() {
@@ -187,6 +237,7 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
         by_name,
         functions,
         operators,
+        type_code,
         memberships,
     })
 }

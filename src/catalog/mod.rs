@@ -64,12 +64,16 @@ pub struct Column {
     pub type_sql: String,
     /// The same for the type below any domains: equal to `type_sql` where the type is no domain.
     pub base_type_sql: String,
+    /// The type without modifier, domains kept: what a value may be cast to and still be checked on assignment.
+    pub assign_type_sql: String,
     /// Oid of the type below any domains.
     pub base_type_oid: Oid,
     /// `pg_type.typcategory` of the base type: `S` string, `N` numeric, `D` date/time, `B` boolean, `U` user, `A` array, `E` enum …
     pub category: char,
     /// `pg_attribute.attnotnull`
     pub not_null: bool,
+    /// Whether the column is generated: COPY leaves it out.
+    pub generated: bool,
 }
 
 /// A relation: anything a FROM clause can name, and sequences.
@@ -91,9 +95,11 @@ pub struct Relation {
     pub parents: Vec<Oid>,
     /// Relations that inherit from it, nearest only.
     pub children: Vec<Oid>,
-    /// Oids of rewrite rules' and triggers' functions are not here; true where `pg_rewrite` has a rule other than a
-    /// view's `_RETURN`.
-    pub has_rules: bool,
+    /// Definitions of its rewrite rules, other than a view's `_RETURN`.
+    pub rules: Vec<String>,
+    /// User functions that run when it is written to or read: triggers, defaults, generated columns, checks (its domains' too), indexes,
+    /// row security policies.
+    pub code: Vec<Oid>,
 }
 
 impl Relation {
@@ -142,6 +148,8 @@ pub struct Catalog {
     pub functions: HashMap<String, Vec<Function>>,
     /// Names of operators (e.g. `=`) that exist outside `pg_catalog`, with the qualified functions behind them.
     pub operators: HashMap<String, Vec<(String, String)>>,
+    /// User functions behind types by the type's bare name: casts from or to it, checks of domains.
+    pub type_code: HashMap<String, Vec<Oid>>,
     /// Role → every role it is a member of, directly or not.
     pub memberships: BTreeMap<String, BTreeSet<String>>,
 }
@@ -182,6 +190,7 @@ impl Catalog {
         self.relations == other.relations
             && self.functions == other.functions
             && self.operators == other.operators
+            && self.type_code == other.type_code
             && self.memberships == other.memberships
             && self.server_version_num == other.server_version_num
     }

@@ -87,6 +87,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
         search_path: &search_path,
         current_user: &args.login,
         token: &token,
+        cursor: &|_| None,
         prepared: &|_| None,
         extended: false,
     };

@@ -6,7 +6,7 @@
 
 use super::parse::{Parsed, quote};
 use super::protected::Kind;
-use super::scope::{Addition, Anchor, Insert, Scan, Walk};
+use super::scope::{Addition, Anchor, Change, ConditionOf, Insert, Part, Scan, ScanId, Walk, What};
 use crate::mask::{self, TokenSettings};
 use crate::meter::KeyShape;
 use crate::meter::spec::UNKNOWN_KEY;
@@ -50,6 +50,50 @@ pub enum Intent {
         location: usize,
         /// Elements.
         text: String,
+    },
+    /// The ColumnRef at this location becomes the expression of `SELECT <text>`.
+    Reference {
+        /// Location of the ColumnRef.
+        location: usize,
+        /// The expression.
+        text: String,
+    },
+    /// The ResTarget at this location gets this name.
+    Label {
+        /// Location of the ResTarget.
+        location: usize,
+        /// The name.
+        name: String,
+    },
+    /// The value of the ResTarget at this location becomes the expression of `SELECT <before>value<after>`.
+    Value {
+        /// Location of the ResTarget.
+        location: usize,
+        /// Text before.
+        before: String,
+        /// Text behind.
+        after: String,
+    },
+    /// `COPY relation …`, whose relation begins at this byte, becomes `COPY (<text>) …`.
+    Query {
+        /// Location of the RangeVar.
+        location: usize,
+        /// The query.
+        text: String,
+    },
+    /// The options of EXPLAIN become these.
+    Options {
+        /// As in `EXPLAIN (<text>)`.
+        text: String,
+    },
+    /// The condition becomes that of `SELECT WHERE <before>condition<after>`; where there is none, of `SELECT WHERE <before>`.
+    Condition {
+        /// Whose condition.
+        of: ConditionOf,
+        /// Text before.
+        before: String,
+        /// Text behind; `None` where the client wrote no condition.
+        after: Option<String>,
     },
 }
 
@@ -112,6 +156,9 @@ impl Editor<'_, '_> {
                 self.open_table_command(scan, &hidden, frame, &mut splices)?;
             }
         }
+        for change in walk.changes.iter().filter(|c| c.frame == frame && inside(c.start)) {
+            self.change(change, frame, &mut splices)?;
+        }
         for insert in walk.inserts.iter().filter(|i| i.frame == frame && inside(i.at)) {
             if let Anchor::Last(_) = insert.anchor {
                 let text = self.addition(insert)?;
@@ -142,19 +189,170 @@ impl Editor<'_, '_> {
             });
         }
         for star in walk.spelled.iter().filter(|s| s.frame == frame && inside(s.start)) {
+            let mut columns = Vec::new();
+            for part in &star.parts {
+                columns.push(self.part(part, true)?);
+            }
+            let text = columns.join(", ");
             if frame == 0 {
                 self.intents.push(Intent::Spell {
                     location: star.start,
-                    text: star.text.clone(),
+                    text: text.clone(),
                 });
             }
             splices.push(Splice {
                 start: star.start,
                 end: star.end,
-                text: star.text.clone(),
+                text,
             });
         }
         self.splice(range, splices)
+    }
+
+    /// What a data modification needs.
+    fn change(&mut self, change: &Change, frame: usize, out: &mut Vec<Splice>) -> Result<(), Refusal> {
+        let (start, end) = (change.start, change.end);
+        let mut put = |start: usize, end: usize, text: String| out.push(Splice { start, end, text });
+        let intent = match &change.what {
+            What::Mask(part) => {
+                let text = self.part(part, false)?;
+                put(start, end, text.clone());
+                Intent::Reference { location: start, text }
+            }
+            What::Row { scan, alias } => {
+                let text = self.row(*scan, alias)?;
+                put(start, end, text.clone());
+                Intent::Reference { location: start, text }
+            }
+            What::Label { target, name } => {
+                put(end, end, format!(" AS {}", quote(name)));
+                Intent::Label {
+                    location: *target,
+                    name: name.clone(),
+                }
+            }
+            What::Options { text } => {
+                put(start, end, format!(" ({text}) "));
+                Intent::Options { text: text.clone() }
+            }
+            What::Keep { target, column } => {
+                let (before, after) = self.keep(column)?;
+                put(start, start, before.clone());
+                put(end, end, after.clone());
+                Intent::Value {
+                    location: *target,
+                    before,
+                    after,
+                }
+            }
+            What::Filter {
+                of,
+                filter,
+                condition: false,
+                ..
+            } => {
+                let before = format!("({filter})");
+                put(end, end, format!(" WHERE {before}"));
+                Intent::Condition {
+                    of: *of,
+                    before,
+                    after: None,
+                }
+            }
+            What::Filter { of, filter, leaks, .. } => {
+                // CASE fixes the order: a condition that may raise an error or a notice runs on visible rows alone.
+                let (before, after) = if *leaks {
+                    (
+                        format!("CASE WHEN ({filter}) THEN ("),
+                        ") ELSE false END".to_owned(),
+                    )
+                } else {
+                    (format!("({filter}) AND ("), ")".to_owned())
+                };
+                put(start, start, before.clone());
+                put(end, end, after.clone());
+                Intent::Condition {
+                    of: *of,
+                    before,
+                    after: Some(after),
+                }
+            }
+        };
+        if frame == 0 {
+            self.intents.push(intent);
+        }
+        Ok(())
+    }
+
+    /// A column of a target as an expression; `named`: with its name behind it.
+    fn part(&self, part: &Part, named: bool) -> Result<String, Refusal> {
+        let (scan, attnum, alias) = match part {
+            Part::Text(text) => return Ok(text.clone()),
+            Part::Column { scan, attnum, alias } => (self.scan(*scan)?, *attnum, alias),
+        };
+        let index = scan
+            .protected
+            .columns
+            .iter()
+            .position(|c| c.column.attnum == attnum)
+            .ok_or_else(|| internal("column of a target"))?;
+        let name = scan
+            .protected
+            .columns
+            .get(index)
+            .map_or("", |c| c.column.name.as_str());
+        let expression = shown(scan, index, &format!("{}.{}", quote(alias), quote(name)), self.token)?;
+        Ok(if named {
+            format!("{expression} AS {}", quote(name))
+        } else {
+            format!("({expression})")
+        })
+    }
+
+    fn scan(&self, id: ScanId) -> Result<&Scan, Refusal> {
+        self.walk.scans.get(id).ok_or_else(|| internal("scan"))
+    }
+
+    /// The row of a target with its masks.
+    fn row(&self, id: ScanId, alias: &str) -> Result<String, Refusal> {
+        let scan = self.scan(id)?;
+        let mut columns = Vec::new();
+        for column in &scan.protected.columns {
+            columns.push(self.part(
+                &Part::Column {
+                    scan: id,
+                    attnum: column.column.attnum,
+                    alias: alias.to_owned(),
+                },
+                false,
+            )?);
+        }
+        let name = &scan.protected.name;
+        Ok(format!(
+            "(ROW({})::{}.{})",
+            columns.join(", "),
+            quote(&name.schema),
+            quote(&name.name)
+        ))
+    }
+
+    /// Round an assigned value: the stored value stays where the new one is its mask. The value is evaluated once.
+    fn keep(&self, column: &Part) -> Result<(String, String), Refusal> {
+        let Part::Column { scan, attnum, alias } = column else {
+            return Err(internal("assigned column"));
+        };
+        let mask = self.part(column, false)?;
+        let found = self
+            .scan(*scan)?
+            .protected
+            .column(*attnum)
+            .ok_or_else(|| internal("assigned column"))?;
+        let stored = format!("{}.{}", quote(alias), quote(&found.column.name));
+        let before = format!(
+            "(SELECT CASE WHEN menshen_kv.v IS NOT DISTINCT FROM {mask} THEN {stored} ELSE menshen_kv.v END FROM (SELECT ("
+        );
+        let after = format!(")::{}) AS menshen_kv(v))", found.column.assign_type_sql);
+        Ok((before, after))
     }
 
     fn splice(&self, range: (usize, usize), mut splices: Vec<Splice>) -> Result<String, Refusal> {
@@ -282,24 +480,12 @@ pub fn masked_scan(scan: &Scan, token: &TokenSettings, fence: bool) -> Result<St
     for (index, column) in scan.protected.columns.iter().enumerate() {
         let name = quote(&column.column.name);
         let reference = format!("m.{name}");
-        match scan.treatments.get(index).and_then(Option::as_ref).map(|t| &t.kind) {
-            None | Some(Kind::Clear) => columns.push(reference),
-            // Nobody may name a denied column; should one be reached all the same, it holds nothing.
-            Some(Kind::Deny) => columns.push(format!("NULL::{} AS {name}", column.column.base_type_sql)),
-            Some(Kind::Mask(spec)) => {
-                let expression = mask::expression(spec, &column.column, &reference, token).map_err(|e| {
-                    Refusal::unsupported(
-                        "mask-does-not-fit",
-                        format!(
-                            "the policy's mask for column \"{}\" cannot be applied: {e}",
-                            column.column.name
-                        ),
-                        "run `menshen check` with the configuration; the owners of the policy must choose another mask",
-                    )
-                })?;
-                columns.push(format!("{expression} AS {name}"));
-            }
-        }
+        let expression = shown(scan, index, &reference, token)?;
+        columns.push(if expression == reference {
+            reference
+        } else {
+            format!("{expression} AS {name}")
+        });
     }
     for name in &scan.system {
         columns.push(format!("m.{}", quote(name)));
@@ -331,6 +517,30 @@ pub fn masked_scan(scan: &Scan, token: &TokenSettings, fence: bool) -> Result<St
     }
     text.push(')');
     Ok(text)
+}
+
+/// What the principal is shown of a column: the reference itself where it is clear, else its mask.
+fn shown(scan: &Scan, index: usize, reference: &str, token: &TokenSettings) -> Result<String, Refusal> {
+    let column = scan
+        .protected
+        .columns
+        .get(index)
+        .ok_or_else(|| internal("column"))?;
+    match scan.treatments.get(index).and_then(Option::as_ref).map(|t| &t.kind) {
+        None | Some(Kind::Clear) => Ok(reference.to_owned()),
+        // Nobody may name a denied column; should one be reached all the same, it holds nothing.
+        Some(Kind::Deny) => Ok(format!("NULL::{}", column.column.base_type_sql)),
+        Some(Kind::Mask(spec)) => mask::expression(spec, &column.column, reference, token).map_err(|e| {
+            Refusal::unsupported(
+                "mask-does-not-fit",
+                format!(
+                    "the policy's mask for column \"{}\" cannot be applied: {e}",
+                    column.column.name
+                ),
+                "run `menshen check` with the configuration; the owners of the policy must choose another mask",
+            )
+        }),
+    }
 }
 
 fn internal(what: &str) -> Refusal {

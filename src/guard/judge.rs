@@ -11,7 +11,7 @@ use super::scope::{Lookup, Treated};
 use super::tree::Tree;
 use super::{Ground, Request, functions};
 use crate::catalog::{Catalog, Relation, RelationName};
-use crate::policy::{Standing, UnknownLogins};
+use crate::policy::{InsertMasked, Standing, UnknownLogins};
 use crate::wire::Refusal;
 
 /// The decisions for one statement of one principal.
@@ -56,6 +56,28 @@ impl<'j> Judge<'j> {
             ));
         }
         Ok(())
+    }
+
+    /// Whether no row filter is in force.
+    pub(super) fn all_rows(&self) -> bool {
+        let policy = &self.ground.policy;
+        let mut filters = self.ground.protected.values().flat_map(|p| &p.filters);
+        filters.all(|f| policy.row_filter(self.request.standing, &f.relation).is_none())
+    }
+
+    /// Rules, triggers, defaults, checks and generated columns of a relation run when it is written to.
+    pub(super) fn code_behind(&self, relation: &Relation) -> Result<(), Refusal> {
+        let Some(reason) = self.ground.reach.code_behind(relation) else {
+            return Ok(());
+        };
+        Err(Refusal::denied(
+            "code-behind-relation",
+            format!(
+                "permission denied to write to relation \"{}.{}\": {reason}",
+                relation.name.schema, relation.name.name
+            ),
+            "ask the owners of the policy to trust the function ([functions] trust)",
+        ))
     }
 
     fn setting(&self, name: &[String], call: &Tree, kind: SettingCall) -> Result<(), Refusal> {
@@ -227,6 +249,14 @@ impl Lookup for Judge<'_> {
     fn metered(&self) -> bool {
         true
     }
+
+    fn modifies(&self, relation: &Relation) -> Result<(), Refusal> {
+        self.code_behind(relation)
+    }
+
+    fn may_insert_masked(&self) -> bool {
+        self.ground.policy.insert_masked == InsertMasked::Allow
+    }
 }
 
 impl Judge<'_> {
@@ -266,8 +296,17 @@ impl Judge<'_> {
     }
 }
 
+/// A filter over a relation's own columns, with each of them qualified by an alias. `None` where it is of another form.
+pub(super) fn qualify_filter(sql: &str, alias: &str) -> Option<String> {
+    rewrite_columns(sql, |name| Some(format!("{}.{}", quote(alias), quote(name))))
+}
+
 /// Writes a filter over other column names. `None` where it names a column that is not there, or more than columns.
 fn rewrite_filter(sql: &str, map: &BTreeMap<String, String>) -> Option<String> {
+    rewrite_columns(sql, |name| Some(quote(map.get(name)?)))
+}
+
+fn rewrite_columns(sql: &str, rename: impl Fn(&str) -> Option<String>) -> Option<String> {
     const HEAD: &str = "SELECT WHERE ";
     let parsed = parse::parse(&format!("{HEAD}{sql}")).ok()?;
     let [statement] = parsed.statements.as_slice() else {
@@ -295,7 +334,7 @@ fn rewrite_filter(sql: &str, map: &BTreeMap<String, String>) -> Option<String> {
     for (start, name) in references {
         let token = parsed.token(parsed.token_at(start)?)?;
         text.push_str(parsed.text.get(at..start)?);
-        text.push_str(&quote(map.get(&name)?));
+        text.push_str(&rename(&name)?);
         at = token.end;
     }
     text.push_str(parsed.text.get(at..)?);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::parse::{self, Parsed};
 use super::protected::{FilterSource, PersonKey, Protected, ProtectedColumn, Source};
-use super::scope::{Lookup, Stop, Treated, Walk};
+use super::scope::{Lookup, People, Stop, Treated, Walk};
 use super::tree::Tree;
 use crate::catalog::{Catalog, Oid, Relation, RelationKind, RelationName};
 use crate::policy::Policy;
@@ -269,7 +269,7 @@ impl Maker<'_> {
         if reached.is_empty() {
             return Ok(None);
         }
-        match Walk::query(self, &parsed, select, false) {
+        match Walk::query(self, &parsed, select, People::No) {
             Ok((walk, output)) => Ok(Some(self.derive(relation, &walk, &output))),
             Err(Stop::Refuse(_) | Stop::Missing(..) | Stop::Again) => Err(reached),
         }
@@ -418,5 +418,11 @@ impl Lookup for Maker<'_> {
     }
     fn metered(&self) -> bool {
         false
+    }
+    fn modifies(&self, _: &Relation) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn may_insert_masked(&self) -> bool {
+        true
     }
 }

@@ -1,12 +1,16 @@
 //! SQL text → [`Plan`]. [`examine`] is the table of contents: parse → resolve → decide → edit → verify → witness.
 //!
 //! Every statement of a query string is judged before the first is sent. A statement that names nothing protected goes as
-//! it came, byte for byte. One that does is a query or an INSERT (`query.rs`), or it is refused by a named rule.
+//! it came, byte for byte. One that does is edited, metered or refused by the
+//! rule of its kind: queries and data modifications (`query.rs`), COPY, cursors, EXPLAIN, DDL and code (`define.rs`).
 
+mod copy;
+mod cursor;
+mod define;
 pub mod edit;
+mod explain;
 pub mod expression;
 pub mod functions;
-mod insert;
 mod judge;
 mod lineage;
 pub mod live;
@@ -108,6 +112,8 @@ pub struct Request<'a> {
     pub current_user: &'a str,
     /// Settings that hold the token keys in this session.
     pub token: &'a TokenSettings,
+    /// Looks up a cursor or portal of the session by name, for FETCH.
+    pub cursor: &'a dyn Fn(&str) -> Option<Arc<StatementPlan>>,
     /// Looks up a prepared statement of the session by name, for EXECUTE.
     pub prepared: &'a dyn Fn(&str) -> Option<Arc<StatementPlan>>,
     /// True where the text came as a Parse message (one statement only, parameters allowed).
@@ -163,6 +169,8 @@ struct Subject<'s> {
     judge: &'s Judge<'s>,
     /// Prepared by an earlier statement of the same string.
     earlier: &'s HashMap<String, Arc<StatementPlan>>,
+    /// Declared by an earlier statement of the same string.
+    cursors: &'s HashMap<String, Arc<StatementPlan>>,
 }
 
 /// A statement judged: what to send in the place of its bytes, and its plan.
@@ -185,6 +193,7 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
     let mut plans: Vec<Arc<StatementPlan>> = Vec::new();
     let mut edited = false;
     let mut earlier: HashMap<String, Arc<StatementPlan>> = HashMap::new();
+    let mut cursors: HashMap<String, Arc<StatementPlan>> = HashMap::new();
     let mut changed: Option<&'static str> = None;
     let judge = Judge::new(ground, request);
     for (raw, class) in parsed.statements.iter().zip(parsed.classes.iter().copied()) {
@@ -196,6 +205,7 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
             range,
             judge: &judge,
             earlier: &earlier,
+            cursors: &cursors,
         };
         let judged = judge_statement(&subject)?;
         if let Some(by) = changed
@@ -217,6 +227,9 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
         let plan = Arc::new(judged.plan);
         if let StatementKind::Prepare { name, inner, .. } = &plan.kind {
             earlier.insert(name.clone(), Arc::clone(inner));
+        }
+        if let StatementKind::Declare { name, inner } = &plan.kind {
+            cursors.insert(name.clone(), Arc::clone(inner));
         }
         plans.push(plan);
     }
@@ -242,19 +255,15 @@ fn judge_statement(subject: &Subject<'_>) -> Result<Judged, Verdict> {
         | Class::Show
         | Class::Discard
         | Class::Deallocate
-        | Class::Channel
-        | Class::CursorUse => utility::session(subject),
-        Class::Notify
-        | Class::Maintain
-        | Class::Define
-        | Class::Code
-        | Class::Copy
-        | Class::Cursor
-        | Class::Explain
-        | Class::Modify => utility::other(subject),
+        | Class::Channel => utility::session(subject),
+        Class::CursorUse => Ok(cursor::used(subject)),
+        Class::Notify => notify(subject),
+        Class::Maintain | Class::Define | Class::Code => define::define(subject),
+        Class::Copy => copy::copy(subject),
+        Class::Cursor => cursor::declare(subject),
+        Class::Explain => explain::explain(subject),
         Class::Execute => utility::execute(subject),
-        Class::Query => query::select(subject, subject.tree),
-        Class::Insert => insert::insert(subject, subject.tree),
+        Class::Query | Class::Insert | Class::Modify => query::statement(subject, subject.tree),
         Class::Prepare => query::prepare(subject),
         Class::NotAStatement => Err(Refusal::unsupported(
             "unknown-statement",
@@ -263,6 +272,13 @@ fn judge_statement(subject: &Subject<'_>) -> Result<Judged, Verdict> {
         )
         .into()),
     }
+}
+
+/// NOTIFY with a literal: what it carries, the client wrote itself.
+fn notify(subject: &Subject<'_>) -> Result<Judged, Verdict> {
+    let mut judged = subject.forward(StatementKind::Utility);
+    judged.plan.may_change_settings = false;
+    Ok(judged)
 }
 
 impl Subject<'_> {
@@ -334,6 +350,11 @@ impl Subject<'_> {
                         result = self.judge.function(&name, n);
                     }
                 }
+                "TypeName" => {
+                    if let Some(name) = n.names("names").and_then(|mut names| names.pop()) {
+                        result = self.type_name(&name);
+                    }
+                }
                 "AExpr" | "SubLink" | "SortBy" => {
                     for field in ["name", "oper_name", "use_op"] {
                         if let Some(name) = n.names(field).and_then(|mut names| names.pop()) {
@@ -349,6 +370,19 @@ impl Subject<'_> {
             true
         });
         result
+    }
+
+    /// A type whose casts or checks call a user function.
+    fn type_name(&self, name: &str) -> Result<(), Refusal> {
+        let ground = self.judge.ground;
+        match ground.reach.code_behind_type(&ground.catalog, name) {
+            None => Ok(()),
+            Some(reason) => Err(Refusal::denied(
+                "type-opaque",
+                format!("permission denied for type {name}: {reason}"),
+                "use another type, or ask the owners of the policy to trust the function",
+            )),
+        }
     }
 
     fn operator(&self, name: &str) -> Result<(), Refusal> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::meter::copy::CopyFormat;
 use crate::meter::{MeterSpec, TripWire};
 
 /// What may be sent, and what the session must do with the answers. Only [`super::examine`] makes one.
@@ -66,6 +67,30 @@ pub enum StatementKind {
         /// The whole `PREPARE …` text of the client.
         source: Arc<str>,
     },
+    /// `DECLARE name CURSOR …`: the plan that FETCH from it has.
+    Declare {
+        /// Name, unquoted.
+        name: String,
+        /// What FETCH shows.
+        inner: Arc<StatementPlan>,
+    },
+    /// FETCH or MOVE.
+    Fetch {
+        /// Name of the cursor, unquoted.
+        name: String,
+    },
+    /// CLOSE; `None` for ALL.
+    CloseCursor {
+        /// Name, unquoted.
+        name: Option<String>,
+    },
+    /// `COPY … TO STDOUT` whose rows are metered: hidden columns stand behind the others.
+    CopyOut(Arc<CopyFormat>),
+    /// EXPLAIN whose details are to be taken out.
+    Explain {
+        /// Format of the answer.
+        format: ExplainFormat,
+    },
     /// `EXECUTE name (…)`
     Execute {
         /// Name, unquoted.
@@ -80,6 +105,15 @@ pub enum StatementKind {
     DiscardAll,
     /// Everything else that passes (DDL on unprotected relations, LISTEN, COPY of unprotected relations …).
     Utility,
+}
+
+/// Formats of EXPLAIN that details can be taken out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExplainFormat {
+    /// One line a row.
+    Text,
+    /// One document.
+    Json,
 }
 
 /// What was decided and why.
@@ -135,6 +169,11 @@ impl StatementPlan {
             | StatementKind::Prepare { .. }
             | StatementKind::Execute { .. }
             | StatementKind::Deallocate { .. }
+            | StatementKind::Declare { .. }
+            | StatementKind::Fetch { .. }
+            | StatementKind::CloseCursor { .. }
+            | StatementKind::CopyOut(_)
+            | StatementKind::Explain { .. }
             | StatementKind::DiscardAll => false,
         }
     }

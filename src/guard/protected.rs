@@ -85,6 +85,10 @@ pub struct ColumnTreatment {
     pub class: String,
     /// Categories that showing it counts in.
     pub counts: Categories,
+    /// A grant says `write`: it may be assigned although it is not clear.
+    pub write: bool,
+    /// A grant says `derive`: its clear values may be stored anywhere.
+    pub derive: bool,
 }
 
 /// Clear, masked or denied.
@@ -171,6 +175,14 @@ impl ProtectedColumn {
             rule,
             class: classes.join(", "),
             counts,
+            write: self
+                .sources
+                .iter()
+                .all(|s| policy.may_write(standing, &s.class, &s.relation, &s.column)),
+            derive: self
+                .sources
+                .iter()
+                .all(|s| policy.may_derive(standing, &s.class, &s.relation, &s.column)),
         })
     }
 }

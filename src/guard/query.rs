@@ -1,61 +1,121 @@
-//! Queries: SELECT, VALUES, TABLE, and what PREPARE holds.
+//! Queries and data modifications: SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE, MERGE, and what PREPARE holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::plan::{ColumnReport, RelationReport, Report, StatementKind, StatementPlan};
 use super::protected::Kind;
-use super::scope::{Atom, Output, Scan, Walk};
+use super::scope::{Atom, Output, People, Scan, Walk};
 use super::tree::Tree;
-use super::{Judged, Subject, Verdict, edit, insert, statement, verify};
+use super::{Judged, Subject, Verdict, edit, verify};
 use crate::catalog::Oid;
 use crate::ledger::Categories;
 use crate::meter::{HiddenColumn, KeyShape, MeterSpec};
 use crate::wire::Refusal;
 
-/// A query as a whole statement (`tree` is the SelectStmt; the statement around it may be PREPARE).
-pub(super) fn select(subject: &Subject<'_>, tree: &Tree) -> Result<Judged, Verdict> {
-    subject.functions()?;
-    if !subject.touches()? {
-        let mut judged = subject.forward(StatementKind::Query);
-        judged.plan.context_free = is_context_free(tree);
-        judged.plan.ddl = !tree.field("into_clause").is_null();
+/// Kinds of node that modify data.
+pub(super) fn modifies(kind: &str) -> bool {
+    matches!(kind, "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt")
+}
+
+/// A query or data modification as a whole statement (`tree` is its node; the statement around it may be PREPARE).
+pub(super) fn statement(subject: &Subject<'_>, tree: &Tree) -> Result<Judged, Verdict> {
+    let into = !tree.field("into_clause").is_null();
+    let (walk, output) = match walked(subject, tree, if into { People::No } else { People::Named })? {
+        Walked::Free(kind) => {
+            let mut judged = subject.forward(kind);
+            judged.plan.context_free = is_context_free(tree);
+            judged.plan.ddl = into;
+            return Ok(judged);
+        }
+        Walked::Seen(walk, output) => (walk, output),
+    };
+    if into {
+        stored(&walk, &output)?;
+        let mut judged = finish(subject, &walk, &BTreeSet::new(), MeterSpec::default(), StatementKind::Utility)?;
+        judged.plan.ddl = true;
         return Ok(judged);
     }
-    subject.reserved_names()?;
-    let (walk, output) = Walk::query(subject.judge, subject.parsed, tree, true)?;
-    all_accounted(subject, &walk)?;
-    if walk.scans.is_empty() {
-        return Ok(subject.forward(StatementKind::Query));
-    }
     let meter = meter(&walk, &output)?;
-    finish(subject, &walk, &shown(&output), meter, StatementKind::Query)
+    let kind = if walk.writes {
+        StatementKind::Write
+    } else {
+        StatementKind::Query
+    };
+    finish(subject, &walk, &shown(&output), meter, kind)
+}
+
+/// What a walk over a statement's query found.
+pub(super) enum Walked<'w> {
+    /// Nothing protected: it goes as it came.
+    Free(StatementKind),
+    /// Protected relations.
+    Seen(Box<Walk<'w>>, Output),
+}
+
+/// Judges functions, types and names of a statement, and walks the query or data modification in it.
+pub(super) fn walked<'w>(subject: &Subject<'w>, tree: &Tree, people: People) -> Result<Walked<'w>, Verdict> {
+    subject.functions()?;
+    if !subject.touches()? {
+        return Ok(Walked::Free(unprotected(subject, tree)?));
+    }
+    subject.reserved_names()?;
+    let (walk, output) = Walk::query(subject.judge, subject.parsed, tree, people)?;
+    all_accounted(tree, &walk)?;
+    if walk.scans.is_empty() {
+        return Ok(Walked::Free(unprotected(subject, tree)?));
+    }
+    Ok(Walked::Seen(Box::new(walk), output))
+}
+
+/// A statement that names nothing protected: what runs behind the relations it writes to is judged all the same.
+fn unprotected(subject: &Subject<'_>, tree: &Tree) -> Result<StatementKind, Refusal> {
+    let mut kind = StatementKind::Query;
+    let mut result = Ok(());
+    tree.walk(&mut |n| {
+        if modifies(n.kind()) {
+            kind = StatementKind::Write;
+            let target = n.field("relation");
+            let schema = target.text("schemaname");
+            let schema = (!schema.is_empty()).then_some(schema);
+            let judge = subject.judge;
+            if let Some(relation) = judge
+                .ground
+                .catalog
+                .resolve(schema, target.text("relname"), judge.request.search_path)
+                && result.is_ok()
+            {
+                result = judge.code_behind(relation);
+            }
+        }
+        true
+    });
+    result.map(|()| kind)
+}
+
+/// Rows that are stored where nothing protects them: clear values may go there only with `derive`.
+pub(super) fn stored(walk: &Walk<'_>, output: &Output) -> Result<(), Refusal> {
+    for atom in shown(output) {
+        if walk.treatment(atom).is_some_and(|t| t.kind == Kind::Clear && !t.derive) {
+            return Err(walk.laundering(atom, "a new relation"));
+        }
+    }
+    Ok(())
 }
 
 /// `PREPARE name AS …`
 pub(super) fn prepare(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     let inner = subject.tree.field("query");
     let name = subject.tree.text("name").to_owned();
-    let class = match inner.kind() {
-        "SelectStmt" => statement::Class::Query,
-        "InsertStmt" => statement::Class::Insert,
-        "UpdateStmt" | "DeleteStmt" | "MergeStmt" => statement::Class::Modify,
-        _ => statement::Class::NotAStatement,
-    };
-    let within = Subject { class, ..*subject };
-    let mut judged = match class {
-        statement::Class::Query => select(&within, inner)?,
-        statement::Class::Insert => insert::insert(&within, inner)?,
-        statement::Class::Modify => super::utility::other(&within)?,
-        _ => {
-            return Err(Refusal::unsupported(
-                "prepare",
-                "PREPARE of this kind of statement",
-                "send the statement itself",
-            )
-            .into());
-        }
-    };
+    if inner.kind() != "SelectStmt" && !modifies(inner.kind()) || !inner.field("into_clause").is_null() {
+        return Err(Refusal::unsupported(
+            "prepare",
+            "PREPARE of this kind of statement",
+            "send the statement itself",
+        )
+        .into());
+    }
+    let mut judged = statement(subject, inner)?;
     // Preparing runs nothing: what the inner statement may change, it changes when it is executed.
     let plan = StatementPlan {
         kind: StatementKind::Prepare {
@@ -81,7 +141,8 @@ pub(super) fn finish(
     meter: MeterSpec,
     kind: StatementKind,
 ) -> Result<Judged, Verdict> {
-    let fence = walk.scans.iter().any(|s| s.filter.is_some()) && may_leak(subject.tree, &subject.judge.ground.catalog);
+    let filtered = walk.scans.iter().any(|s| s.filter.is_some() && !s.target);
+    let fence = filtered && may_leak(subject.tree, &subject.judge.ground.catalog);
     let edit = edit::edit(subject.parsed, walk, subject.judge.request.token, fence, subject.range)?;
     let edited = !edit.intents.is_empty();
     if edited {
@@ -98,7 +159,7 @@ pub(super) fn finish(
     let mut judged = subject.forward(kind);
     judged.text = edited.then_some(edit.text);
     judged.plan.trip_wire = subject.trip_wire(cleared);
-    judged.plan.scrub = walk.scans.iter().any(|s| s.replaced);
+    judged.plan.scrub = walk.scans.iter().any(|s| s.restricted);
     judged.plan.report = Arc::new(Report {
         fingerprint: judged.plan.report.fingerprint.clone(),
         action: if edited { "edit" } else { "forward" },
@@ -110,12 +171,12 @@ pub(super) fn finish(
 }
 
 /// Columns that reach the answer.
-fn shown(output: &Output) -> BTreeSet<Atom> {
+pub(super) fn shown(output: &Output) -> BTreeSet<Atom> {
     output.columns.iter().flat_map(|c| c.taint.iter().copied()).collect()
 }
 
 /// Whom the answer's rows show.
-fn meter(walk: &Walk<'_>, output: &Output) -> Result<MeterSpec, Refusal> {
+pub(super) fn meter(walk: &Walk<'_>, output: &Output) -> Result<MeterSpec, Refusal> {
     let mut by_key: BTreeMap<(usize, usize), Categories> = BTreeMap::new();
     for atom in shown(output) {
         let Some(scan) = walk.scans.get(atom.scan) else {
@@ -163,10 +224,10 @@ fn meter(walk: &Walk<'_>, output: &Output) -> Result<MeterSpec, Refusal> {
 }
 
 /// The walk must have understood exactly the relations that stand in the tree.
-pub(super) fn all_accounted(subject: &Subject<'_>, walk: &Walk<'_>) -> Result<(), Refusal> {
+fn all_accounted(tree: &Tree, walk: &Walk<'_>) -> Result<(), Refusal> {
     let mut standing: BTreeSet<usize> = BTreeSet::new();
     let mut placeless = false;
-    subject.tree.walk(&mut |n| {
+    tree.walk(&mut |n| {
         if n.kind() == "RangeVar" {
             match n.location() {
                 Some(at) => {
@@ -196,7 +257,7 @@ fn is_context_free(tree: &Tree) -> bool {
     tree.walk(&mut |n| {
         free &= !matches!(
             n.kind(),
-            "RangeVar" | "FuncCall" | "TypeCast" | "AExpr" | "CollateClause" | "TypeName"
+            "RangeVar" | "FuncCall" | "TypeCast" | "AExpr" | "CollateClause" | "TypeName" | "IntoClause"
         );
         free
     });
@@ -205,7 +266,7 @@ fn is_context_free(tree: &Tree) -> bool {
 
 /// Whether the query's own conditions could tell something about rows that a row filter hides, were the planner to run them
 /// first: anything but plain comparisons of columns, constants and parameters might raise an error or a notice.
-fn may_leak(tree: &Tree, catalog: &crate::catalog::Catalog) -> bool {
+pub(super) fn may_leak(tree: &Tree, catalog: &crate::catalog::Catalog) -> bool {
     const PLAIN: [&str; 6] = ["=", "<>", "<", ">", "<=", ">="];
     let mut leaks = false;
     tree.walk(&mut |n| {

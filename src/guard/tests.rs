@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::scope::{Lookup, Output, Stop, Treated, Walk};
+use super::scope::{Lookup, Output, People, Stop, Treated, Walk};
 use super::tree::Tree;
 use super::{edit, parse, protected, verify};
 use crate::catalog::{Catalog, Column, Relation, RelationKind, RelationName};
@@ -33,12 +33,15 @@ fn relation(oid: u32, name: &str, columns: &[(&str, &str)]) -> Relation {
                 base_type_oid: 25,
                 category: 'S',
                 not_null: *name == "id" || *name == "customer_id",
+                generated: false,
+                assign_type_sql: (*ty).into(),
             })
             .collect(),
         view_definition: None,
         parents: vec![],
         children: vec![],
-        has_rules: false,
+        rules: vec![],
+        code: vec![],
     }
 }
 
@@ -163,6 +166,8 @@ impl Lookup for Look {
                         },
                         rule: "test".into(),
                         class: c.column.name.clone(),
+                        write: false,
+                        derive: false,
                         counts: if self.clear { Categories(1) } else { Categories::NONE },
                     })
                 })
@@ -175,6 +180,12 @@ impl Lookup for Look {
     }
     fn function(&self, _: &[String], _: &Tree) -> Result<(), Refusal> {
         Ok(())
+    }
+    fn modifies(&self, _: &Relation) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn may_insert_masked(&self) -> bool {
+        true
     }
     fn metered(&self) -> bool {
         true
@@ -196,7 +207,7 @@ fn edited(look: &Look, sql: &str) -> Result<Edited, String> {
     let parsed = parse::parse(sql).map_err(|r| format!("{r}"))?;
     let statement = &parsed.statements[0];
     let (walk, output): (Walk<'_>, Output) =
-        Walk::query(look, &parsed, statement.field("stmt"), true).map_err(|s| match s {
+        Walk::query(look, &parsed, statement.field("stmt"), People::Named).map_err(|s| match s {
             Stop::Refuse(r) => format!("{r}"),
             Stop::Missing(name, _) => format!("missing {name}"),
             Stop::Again => "again".to_owned(),

@@ -1,10 +1,10 @@
-//! Everything that is neither a query nor an INSERT: session statements pass and are followed; the rest passes on relations that are
-//! not protected, and is refused on those that are, by a rule of its own.
+//! Session statements, which pass and are followed, EXECUTE, and what has no file of its own: that passes where nothing protected is
+//! named.
 
 use std::sync::Arc;
 
 use super::judge::{is_key_setting, key_setting};
-use super::plan::StatementKind;
+use super::plan::{StatementKind, StatementPlan};
 use super::scope::Lookup;
 use super::statement::Class;
 use super::tree::Tree;
@@ -43,8 +43,6 @@ pub(super) fn session(subject: &Subject<'_>) -> Result<Judged, Verdict> {
             let name = (!tree.flag("isall")).then(|| tree.text("name").to_owned());
             judged.plan.kind = StatementKind::Deallocate { name };
         }
-        // A cursor could only be declared on what is not protected: see `other`.
-        Class::CursorUse => judged.plan.kind = StatementKind::Query,
         _ => {}
     }
     Ok(judged)
@@ -89,14 +87,7 @@ fn set(subject: &Subject<'_>, judged: &mut Judged) -> Result<(), Refusal> {
 pub(super) fn execute(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     subject.functions()?;
     let name = subject.tree.text("name").to_owned();
-    let Some(inner) = subject
-        .earlier
-        .get(&name)
-        .cloned()
-        .or_else(|| (subject.judge.request.prepared)(&name))
-    else {
-        return Err(no_such_statement(&name).into());
-    };
+    let inner = prepared(subject, &name)?;
     let mut judged = subject.forward(StatementKind::Execute { name });
     judged.plan.meter = Arc::clone(&inner.meter);
     judged.plan.trip_wire = Arc::clone(&inner.trip_wire);
@@ -107,64 +98,45 @@ pub(super) fn execute(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     Ok(judged)
 }
 
-/// DDL, COPY, UPDATE, EXPLAIN and the rest: only where nothing protected is named.
-pub(super) fn other(subject: &Subject<'_>) -> Result<Judged, Verdict> {
-    subject.functions()?;
-    let protected_exists = !subject.judge.ground.protected.is_empty();
-    if subject.touches()? || names_protected(subject) {
-        return Err(on_protected(subject).into());
-    }
-    inner_execute(subject)?;
-    match subject.class {
-        Class::Code if protected_exists => {
-            return Err(Refusal::unsupported(
-                "code",
-                "Menshen cannot judge yet what this statement's code will read",
-                "run it past Menshen as the owner of the database, or define it in SQL that names no protected relation",
-            )
-            .into());
-        }
-        Class::Copy => {
-            let to_server = subject.tree.flag("is_program") || !subject.tree.text("filename").is_empty();
-            if to_server && !subject.judge.unrestricted {
-                return Err(Refusal::denied(
-                    "copy-server-side",
-                    "permission denied for COPY with a file or program of the server",
-                    "use COPY … TO STDOUT or FROM STDIN",
-                )
-                .into());
-            }
-        }
-        _ => {}
-    }
-    let kind = match subject.class {
-        Class::Modify => StatementKind::Write,
-        Class::Explain => StatementKind::Query,
-        _ => StatementKind::Utility,
-    };
-    let mut judged = subject.forward(kind);
-    judged.plan.ddl = matches!(subject.class, Class::Define | Class::Code)
-        || subject.class == Class::Explain && subject.tree.field("query").kind() == "CreateTableAsStmt";
-    // ALTER ROLE … SET and ALTER DATABASE … SET change later sessions only.
-    judged.plan.may_change_settings |= subject.class == Class::Code;
-    Ok(judged)
+/// The plan of a prepared statement by name.
+pub(super) fn prepared(subject: &Subject<'_>, name: &str) -> Result<Arc<StatementPlan>, Refusal> {
+    subject
+        .earlier
+        .get(name)
+        .cloned()
+        .or_else(|| (subject.judge.request.prepared)(name))
+        .ok_or_else(|| no_such_statement(name))
 }
 
-/// EXECUTE inside another statement (EXPLAIN EXECUTE, CREATE TABLE AS EXECUTE) of something that reads protected relations.
-fn inner_execute(subject: &Subject<'_>) -> Result<(), Refusal> {
+/// Passes only where nothing protected is named.
+pub(super) fn other(subject: &Subject<'_>) -> Result<Judged, Verdict> {
+    subject.functions()?;
+    if subject.touches()? || names_protected(subject) {
+        return Err(Refusal::denied(
+            "statement-on-protected-relation",
+            "permission denied: this statement names a protected relation",
+            "use SELECT",
+        )
+        .into());
+    }
+    inner_execute(subject)?;
+    let kind = if subject.class == Class::Explain {
+        StatementKind::Query
+    } else {
+        StatementKind::Utility
+    };
+    Ok(subject.forward(kind))
+}
+
+/// EXECUTE inside another statement, of something that reads protected relations.
+pub(super) fn inner_execute(subject: &Subject<'_>) -> Result<(), Refusal> {
     let mut result = Ok(());
     subject.tree.walk(&mut |n| {
         if n.kind() == "ExecuteStmt" && result.is_ok() {
-            let name = n.text("name");
-            let known = subject
-                .earlier
-                .get(name)
-                .cloned()
-                .or_else(|| (subject.judge.request.prepared)(name));
-            result = match known {
-                None => Err(no_such_statement(name)),
-                Some(plan) if plan.report.relations.is_empty() => Ok(()),
-                Some(_) => Err(on_protected(subject)),
+            result = match prepared(subject, n.text("name")) {
+                Ok(plan) if plan.report.relations.is_empty() => Ok(()),
+                Ok(_) => Err(execute_into()),
+                Err(unknown) => Err(unknown),
             };
         }
         result.is_ok()
@@ -172,9 +144,18 @@ fn inner_execute(subject: &Subject<'_>) -> Result<(), Refusal> {
     result
 }
 
+/// The refusal for storing rows of a prepared statement on protected relations.
+pub(super) fn execute_into() -> Refusal {
+    Refusal::unsupported(
+        "execute-into",
+        "Menshen cannot judge EXECUTE of a statement on protected relations inside another statement",
+        "write the query itself in its place",
+    )
+}
+
 /// Whether a statement names a protected relation, or a schema that holds one, otherwise than by a RangeVar (`DROP TABLE`, `COMMENT ON`,
 /// `ALTER SCHEMA … RENAME`). Errs to yes.
-fn names_protected(subject: &Subject<'_>) -> bool {
+pub(super) fn names_protected(subject: &Subject<'_>) -> bool {
     if !matches!(subject.class, Class::Define | Class::Code | Class::Maintain) {
         return false;
     }
@@ -214,55 +195,6 @@ fn names_protected(subject: &Subject<'_>) -> bool {
         !found
     });
     found
-}
-
-fn on_protected(subject: &Subject<'_>) -> Refusal {
-    let unsupported = |rule, what: &str, hint: &'static str| {
-        Refusal::unsupported(
-            rule,
-            format!("{what} on a protected relation is not supported yet"),
-            hint,
-        )
-    };
-    match subject.class {
-        Class::Copy => unsupported(
-            "copy-of-protected-relation",
-            "COPY",
-            "use SELECT; psql's \\g writes an answer to a file",
-        ),
-        Class::Explain => unsupported(
-            "explain-of-protected-relation",
-            "EXPLAIN",
-            "plans can show values and hidden rows' counts",
-        ),
-        Class::Cursor => unsupported(
-            "cursor-on-protected-relation",
-            "DECLARE CURSOR",
-            "use SELECT with the driver's own paging (portals)",
-        ),
-        Class::Modify => {
-            let verb = match subject.tree.kind() {
-                "UpdateStmt" => "UPDATE",
-                "DeleteStmt" => "DELETE",
-                _ => "this data modification",
-            };
-            unsupported(
-                "write-to-protected-relation",
-                verb,
-                "only INSERT of new rows is judged so far",
-            )
-        }
-        Class::Maintain | Class::Define | Class::Code => Refusal::denied(
-            "ddl-on-protected-relation",
-            "permission denied: this statement would change, lock or copy a protected relation",
-            "run schema changes as the owner of the database, past Menshen",
-        ),
-        _ => Refusal::denied(
-            "statement-on-protected-relation",
-            "permission denied: this statement names a protected relation",
-            "use SELECT",
-        ),
-    }
 }
 
 fn no_such_statement(name: &str) -> Refusal {

@@ -1,11 +1,16 @@
 //! The edit read again: PostgreSQL's tree of the edited text must be the client's own tree with exactly the intended
 //! changes. Where they differ, nothing is sent.
 
+use std::collections::BTreeSet;
+
 use super::edit::Intent;
 use super::parse;
-use super::scope::Anchor;
+use super::scope::{Anchor, ConditionOf};
 use super::tree::Tree;
 use crate::wire::Refusal;
+
+/// Stands in an inserted part for what the client wrote. No client text that is edited may hold it.
+const PLACE: &str = "menshen_kplace";
 
 /// Compares the edited text with the client's tree (the statement's `stmt`) after the intended changes.
 ///
@@ -17,13 +22,16 @@ pub fn verify(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), Ref
         return Err(differs("the edited text is not one statement"));
     };
     let mut intended = client.clone();
-    let mut applied = 0_usize;
     let mut parts = Vec::new();
     for intent in intents {
-        parts.push((intent, elements(intent)?));
+        parts.push(PartOf {
+            intent,
+            elements: elements(intent)?,
+        });
     }
+    let mut applied = BTreeSet::new();
     apply(&mut intended, &parts, &mut applied);
-    if applied != intents.len() {
+    if applied.len() != intents.len() {
         return Err(differs("an intended change has no place in the tree"));
     }
     let mut actual = statement.field("stmt").clone();
@@ -36,97 +44,199 @@ pub fn verify(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), Ref
     }
 }
 
+/// An intent with the tree elements that it puts in.
+struct PartOf<'i> {
+    intent: &'i Intent,
+    elements: Vec<Tree>,
+}
+
 /// The tree elements that an intent puts in, read from their own text alone.
 fn elements(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
     let (text, field) = match intent {
         Intent::Relation { text, .. } => (format!("SELECT FROM {text}"), "from_clause"),
-        Intent::Target { text, .. } | Intent::Spell { text, .. } => (format!("SELECT {text}"), "target_list"),
-        Intent::Shorten { .. } => return Ok(Vec::new()),
+        Intent::Target { text, .. } | Intent::Spell { text, .. } | Intent::Reference { text, .. } => {
+            (format!("SELECT {text}"), "target_list")
+        }
+        Intent::Value { before, after, .. } => (format!("SELECT {before}{PLACE}{after}"), "target_list"),
+        Intent::Condition {
+            before,
+            after: Some(after),
+            ..
+        } => (format!("SELECT WHERE {before}{PLACE}{after}"), "where_clause"),
+        Intent::Condition {
+            before, after: None, ..
+        } => (format!("SELECT WHERE {before}"), "where_clause"),
+        Intent::Query { text, .. } => (text.clone(), ""),
+        Intent::Options { text, .. } => (format!("EXPLAIN ({text}) SELECT"), "options"),
+        Intent::Shorten { .. } | Intent::Label { .. } => return Ok(Vec::new()),
     };
     let parsed = parse::parse(&text).map_err(|_| differs("an inserted part does not parse"))?;
     let [statement] = parsed.statements.as_slice() else {
         return Err(differs("an inserted part is not one statement"));
     };
-    let mut elements = statement.field("stmt").list(field).to_vec();
+    let whole = statement.field("stmt");
+    let mut elements = match (field, whole.field(field)) {
+        ("", _) => vec![whole.clone()],
+        (_, Tree::List(items)) => items.clone(),
+        (_, Tree::Null) => Vec::new(),
+        (_, one) => vec![one.clone()],
+    };
     // Their places are places of another text: they must not be taken for places of the client's.
     elements.iter_mut().for_each(Tree::strip_locations);
     Ok(elements)
 }
 
-fn apply(tree: &mut Tree, parts: &[(&Intent, Vec<Tree>)], applied: &mut usize) {
-    if let Tree::Node(kind, _) = tree {
-        let kind: &'static str = kind;
-        let location = tree.location();
-        if kind == "RangeVar" {
-            for (intent, elements) in parts {
-                if let (Intent::Relation { location: at, .. }, [element]) = (intent, elements.as_slice())
-                    && location == Some(*at)
-                {
-                    *applied += 1;
-                    let alias = tree.field("alias").clone();
-                    let mut element = element.clone();
-                    if !alias.is_null() {
-                        set(&mut element, "alias", alias);
-                    }
-                    *tree = element;
-                    return;
+/// Makes the intended changes. What is put in is not walked again.
+fn apply(tree: &mut Tree, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
+    let (kind, location) = (tree.kind(), tree.location());
+    for (number, part) in parts.iter().enumerate() {
+        match (kind, part.intent, part.elements.as_slice()) {
+            ("RangeVar", Intent::Relation { location: at, .. }, [element]) if location == Some(*at) => {
+                applied.insert(number);
+                let alias = tree.field("alias").clone();
+                let mut element = element.clone();
+                if !alias.is_null() {
+                    set(&mut element, "alias", alias);
                 }
+                *tree = element;
+                return;
             }
-        }
-        if kind == "ColumnRef" {
-            for (intent, _) in parts {
-                if let Intent::Shorten { location: at, fields } = intent
-                    && location == Some(*at)
-                    && let Some(items) = items_mut(tree, "fields")
+            ("ColumnRef", Intent::Reference { location: at, .. }, [element]) if location == Some(*at) => {
+                applied.insert(number);
+                *tree = element.field("val").clone();
+                return;
+            }
+            ("ColumnRef", Intent::Shorten { location: at, fields }, _) if location == Some(*at) => {
+                if let Some(items) = items_mut(tree, "fields")
                     && items.len() > *fields
                 {
-                    *applied += 1;
+                    applied.insert(number);
                     items.drain(..fields);
                 }
             }
-        }
-        if kind == "SelectStmt" {
-            let anchor = anchor(tree);
-            let mut added: Vec<Tree> = Vec::new();
-            for (intent, elements) in parts {
-                if let Intent::Target { anchor: at, .. } = intent
-                    && anchor == Some(*at)
-                {
-                    *applied += 1;
-                    added.extend(elements.iter().cloned());
-                }
+            ("CopyStmt", Intent::Query { location: at, .. }, [element])
+                if tree.field("relation").location() == Some(*at) =>
+            {
+                applied.insert(number);
+                set(tree, "relation", Tree::Null);
+                set(tree, "attlist", Tree::List(Vec::new()));
+                set(tree, "query", element.clone());
+                return;
             }
-            if let Some(items) = items_mut(tree, "target_list") {
-                let mut spelled: Vec<Tree> = Vec::with_capacity(items.len());
-                for item in items.drain(..) {
-                    let star = parts.iter().find(|(intent, _)| {
-                        matches!(intent, Intent::Spell { location, .. } if item.location() == Some(*location))
-                    });
-                    match star {
-                        Some((_, elements)) => {
-                            *applied += 1;
-                            spelled.extend(elements.iter().cloned());
-                        }
-                        None => spelled.push(item),
-                    }
-                }
-                spelled.extend(added);
-                *items = spelled;
+            ("ExplainStmt", Intent::Options { .. }, options) => {
+                applied.insert(number);
+                set(tree, "options", Tree::List(options.to_vec()));
             }
+            _ => {}
         }
     }
+    let list = match kind {
+        "SelectStmt" => Some("target_list"),
+        "ReturningClause" => Some("exprs"),
+        _ => None,
+    };
+    let anchor = list.and_then(|l| anchor(tree, l));
     match tree {
         Tree::Node(_, fields) => fields.iter_mut().for_each(|(_, t)| apply(t, parts, applied)),
         Tree::List(items) => items.iter_mut().for_each(|t| apply(t, parts, applied)),
         Tree::Null | Tree::Flag(_) | Tree::Int(_) | Tree::Text(_) => {}
     }
+    if let Some(list) = list {
+        lists(tree, list, anchor, parts, applied);
+    }
+    for (number, part) in parts.iter().enumerate() {
+        match (part.intent, part.elements.as_slice()) {
+            (Intent::Label { location: at, name }, _) if kind == "ResTarget" && location == Some(*at) => {
+                applied.insert(number);
+                set(tree, "name", Tree::Text(name.clone()));
+            }
+            (Intent::Value { location: at, .. }, [element]) if kind == "ResTarget" && location == Some(*at) => {
+                applied.insert(number);
+                let client = tree.field("val").clone();
+                set(tree, "val", filled(element.field("val"), &client));
+            }
+            (Intent::Condition { of, after, .. }, [element]) => {
+                if condition(tree, *of, after.is_some(), element) {
+                    applied.insert(number);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
-fn anchor(select: &Tree) -> Option<Anchor> {
-    let last = select.list("target_list").last()?;
+/// Select lists and RETURNING: `*` spelled out, hidden columns behind.
+fn lists(tree: &mut Tree, list: &str, anchor: Option<Anchor>, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
+    let Some(items) = items_mut(tree, list) else { return };
+    let mut made: Vec<Tree> = Vec::with_capacity(items.len());
+    for item in items.drain(..) {
+        let star = parts.iter().enumerate().find(
+            |(_, part)| matches!(part.intent, Intent::Spell { location, .. } if item.location() == Some(*location)),
+        );
+        match star {
+            Some((number, part)) => {
+                applied.insert(number);
+                made.extend(part.elements.iter().cloned());
+            }
+            None => made.push(item),
+        }
+    }
+    for (number, part) in parts.iter().enumerate() {
+        if let Intent::Target { anchor: at, .. } = part.intent
+            && anchor == Some(*at)
+        {
+            applied.insert(number);
+            made.extend(part.elements.iter().cloned());
+        }
+    }
+    *items = made;
+}
+
+/// A row filter beside a condition. Says whether this is the statement that is meant, and has a condition or none as intended.
+fn condition(tree: &mut Tree, of: ConditionOf, written: bool, element: &Tree) -> bool {
+    let (kinds, at, within, field): (&[&str], usize, Option<&str>, &str) = match of {
+        ConditionOf::Modification(at) => (&["UpdateStmt", "DeleteStmt"], at, None, "where_clause"),
+        ConditionOf::Conflict(at) => (&["InsertStmt"], at, Some("on_conflict_clause"), "where_clause"),
+        ConditionOf::Merge(at) => (&["MergeStmt"], at, None, "join_condition"),
+    };
+    if !kinds.contains(&tree.kind()) || tree.field("relation").location() != Some(at) {
+        return false;
+    }
+    let node = match within {
+        None => tree,
+        Some(name) => match field_mut(tree, name) {
+            Some(inner) => inner,
+            None => return false,
+        },
+    };
+    let client = node.field(field).clone();
+    if client.is_null() == written {
+        return false;
+    }
+    set(node, field, filled(element, &client));
+    true
+}
+
+/// An inserted part with what the client wrote in its place.
+fn filled(part: &Tree, client: &Tree) -> Tree {
+    if part.kind() == "ColumnRef" && part.names("fields").is_some_and(|f| f == [PLACE]) {
+        return client.clone();
+    }
+    match part {
+        Tree::Node(kind, fields) => Tree::Node(
+            kind,
+            fields.iter().map(|(n, t)| (*n, filled(t, client))).collect(),
+        ),
+        Tree::List(items) => Tree::List(items.iter().map(|t| filled(t, client)).collect()),
+        Tree::Null | Tree::Flag(_) | Tree::Int(_) | Tree::Text(_) => part.clone(),
+    }
+}
+
+fn anchor(node: &Tree, list: &str) -> Option<Anchor> {
+    let last = node.list(list).last()?;
     match last.location() {
         Some(at) => Some(Anchor::Last(at)),
-        None => Some(Anchor::Table(select.list("from_clause").first()?.location()?)),
+        None => Some(Anchor::Table(node.list("from_clause").first()?.location()?)),
     }
 }
 
@@ -136,6 +246,11 @@ fn items_mut<'t>(tree: &'t mut Tree, name: &str) -> Option<&'t mut Vec<Tree>> {
         Tree::List(items) => Some(items),
         Tree::Null | Tree::Flag(_) | Tree::Int(_) | Tree::Text(_) | Tree::Node(..) => None,
     })
+}
+
+fn field_mut<'t>(tree: &'t mut Tree, name: &str) -> Option<&'t mut Tree> {
+    let Tree::Node(_, fields) = tree else { return None };
+    fields.iter_mut().find(|(n, _)| *n == name).map(|(_, t)| t)
 }
 
 fn set(tree: &mut Tree, name: &str, value: Tree) {

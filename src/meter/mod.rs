@@ -3,6 +3,7 @@
 //! Everything here works on the bytes of messages and does no I/O. A row of a metered statement becomes a [`Held`] one;
 //! only [`release`] makes bytes for the client of it, and it asks for the ledger's answer.
 
+pub mod copy;
 pub mod layout;
 pub mod release;
 pub mod row;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::copy::CopyReader;
 use super::layout::Layout;
 use super::row::{self, Malformed};
 use crate::ledger::{Charged, Exposure};
@@ -19,7 +20,7 @@ pub struct Held {
 pub struct Released(Bytes);
 
 impl Released {
-    /// The whole DataRow message.
+    /// The whole DataRow or CopyData message.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.0
@@ -32,6 +33,15 @@ impl Released {
 /// Where it is malformed.
 pub fn hold(layout: &Layout, body: &[u8]) -> Result<Held, Malformed> {
     let (message, people) = row::read(layout, body)?;
+    Ok(Held { message, people })
+}
+
+/// Takes a CopyData's body in.
+///
+/// # Errors
+/// Where it is no row of that COPY.
+pub fn hold_copy(reader: &mut CopyReader, body: &[u8]) -> Result<Held, Malformed> {
+    let (message, people) = reader.row(body)?;
     Ok(Held { message, people })
 }
 

@@ -3,13 +3,13 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::layout::Layout;
-use super::spec::{KeyShape, UNKNOWN_KEY};
+use super::spec::{HiddenColumn, KeyShape, MeterSpec, UNKNOWN_KEY};
 use crate::ledger::{Exposure, Person};
 
 /// A DataRow that is not what the protocol says, or holds a hidden column that can't be read. The session ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed row: {0}")]
-pub struct Malformed(&'static str);
+pub struct Malformed(pub(super) &'static str);
 
 /// Reads a DataRow's body (int16 column count, then int32 length and bytes each). Gives the whole message for the client
 /// (type, length, body) without hidden columns, and whom it shows.
@@ -41,27 +41,47 @@ pub fn read(layout: &Layout, body: &[u8]) -> Result<(Bytes, Vec<Exposure>), Malf
                 out.extend_from_slice(at.get(..whole).ok_or(Malformed("column length"))?);
             }
             Some(hidden) => {
-                if let (Some(value), false) = (value, hidden.categories.is_empty()) {
-                    for person in persons(hidden.shape, value)? {
-                        add(
-                            &mut people,
-                            Exposure {
-                                space: hidden.space.clone(),
-                                person,
-                                categories: hidden.categories,
-                            },
-                        );
-                    }
-                }
+                charge(hidden, value, &mut people)?;
             }
         }
     }
     if !rest.is_empty() {
         return Err(Malformed("bytes behind the last column"));
     }
-    for (space, categories) in &layout.spec().per_row {
+    charge_row(layout.spec(), &mut people);
+    let length = u32::try_from(out.len() - 1).map_err(|_| Malformed("row length"))?;
+    if let Some(place) = out.get_mut(1..5) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
+    Ok((out.freeze(), people))
+}
+
+/// Adds the people that a hidden column's value names.
+pub(super) fn charge(
+    hidden: &HiddenColumn,
+    value: Option<&[u8]>,
+    people: &mut Vec<Exposure>,
+) -> Result<(), Malformed> {
+    if let (Some(value), false) = (value, hidden.categories.is_empty()) {
+        for person in persons(hidden.shape, value)? {
+            add(
+                people,
+                Exposure {
+                    space: hidden.space.clone(),
+                    person,
+                    categories: hidden.categories,
+                },
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Adds what each row counts besides.
+pub(super) fn charge_row(spec: &MeterSpec, people: &mut Vec<Exposure>) {
+    for (space, categories) in &spec.per_row {
         add(
-            &mut people,
+            people,
             Exposure {
                 space: space.clone(),
                 person: Person::Unknown(1),
@@ -69,11 +89,6 @@ pub fn read(layout: &Layout, body: &[u8]) -> Result<(Bytes, Vec<Exposure>), Malf
             },
         );
     }
-    let length = u32::try_from(out.len() - 1).map_err(|_| Malformed("row length"))?;
-    if let Some(place) = out.get_mut(1..5) {
-        place.copy_from_slice(&length.to_be_bytes());
-    }
-    Ok((out.freeze(), people))
 }
 
 fn persons(shape: KeyShape, value: &[u8]) -> Result<Vec<Person>, Malformed> {
@@ -135,13 +150,13 @@ fn add(people: &mut Vec<Exposure>, new: Exposure) {
     people.push(new);
 }
 
-fn take<'b>(rest: &mut &'b [u8], length: usize) -> Result<&'b [u8], Malformed> {
+pub(super) fn take<'b>(rest: &mut &'b [u8], length: usize) -> Result<&'b [u8], Malformed> {
     let (head, tail) = rest.split_at_checked(length).ok_or(Malformed("too short"))?;
     *rest = tail;
     Ok(head)
 }
 
-fn take_i16(rest: &mut &[u8]) -> Result<i16, Malformed> {
+pub(super) fn take_i16(rest: &mut &[u8]) -> Result<i16, Malformed> {
     let bytes = take(rest, 2)?;
     bytes
         .try_into()
@@ -149,7 +164,7 @@ fn take_i16(rest: &mut &[u8]) -> Result<i16, Malformed> {
         .map_err(|_| Malformed("too short"))
 }
 
-fn take_i32(rest: &mut &[u8]) -> Result<i32, Malformed> {
+pub(super) fn take_i32(rest: &mut &[u8]) -> Result<i32, Malformed> {
     let bytes = take(rest, 4)?;
     bytes
         .try_into()

@@ -10,7 +10,7 @@ use regex::Regex;
 
 use super::hours::Hours;
 use super::reader::{Placed, Reader, Section, did_you_mean};
-use super::{Class, Grant, Limit, MaskSpec, Policy, Problem, Purpose, Role, Sanction, Scope, TableRule, UnknownLogins};
+use super::{Class, Grant, InsertMasked, Limit, MaskSpec, Policy, Problem, Purpose, Role, Sanction, Scope, TableRule, UnknownLogins};
 use crate::catalog::RelationName;
 
 /// Most bytes of a policy file.
@@ -58,6 +58,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
             "version",
             "thresholds",
             "unknown_logins",
+            "insert_masked",
             "classes",
             "tables",
             "roles",
@@ -95,6 +96,21 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
             }
         },
     };
+    let insert_masked = match reader.string(root, "insert_masked") {
+        None => InsertMasked::default(),
+        Some((text, span)) => match text.as_str() {
+            "allow" => InsertMasked::Allow,
+            "deny" => InsertMasked::Deny,
+            other => {
+                reader.error(
+                    &span,
+                    format!("insert_masked `{other}` is neither `allow` nor `deny`"),
+                    None,
+                );
+                InsertMasked::Deny
+            }
+        },
+    };
     let classes = classes(reader, root);
     let tables = tables(reader, root, &classes);
     let purposes = purposes(reader, root);
@@ -120,6 +136,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
         classes,
         tables,
         unknown_logins,
+        insert_masked,
         grants,
         trusted_functions,
         roles,
@@ -380,7 +397,9 @@ fn grants<'t>(
     for section in reader.array(root, "grants") {
         reader.known(
             &section,
-            &["role", "purpose", "clear", "deny", "rows", "hours", "until", "order"],
+            &[
+                "role", "purpose", "clear", "deny", "rows", "write", "derive", "ddl", "hours", "until", "order",
+            ],
         );
         if section.get("role").is_none() {
             reader.error(&section.span, "a grant lacks the key `role`", None);
@@ -389,6 +408,9 @@ fn grants<'t>(
         let purpose = named(reader, &section, "purpose", purposes, "purpose");
         let clear = scopes(reader, &section, "clear", classes, tables);
         let deny = scopes(reader, &section, "deny", classes, tables);
+        let write = scopes(reader, &section, "write", classes, tables);
+        let derive = scopes(reader, &section, "derive", classes, tables);
+        let ddl = reader.flag(&section, "ddl").unwrap_or(false);
         let mut rows = BTreeMap::new();
         for ((table, at), (filter, span)) in reader.map(&section, "rows") {
             let Some(name) = relation_name(reader, &table, &at) else {
@@ -412,10 +434,11 @@ fn grants<'t>(
             }
             rows.insert(name, filter);
         }
-        if clear.is_empty() && deny.is_empty() && rows.is_empty() {
+        let none = [&clear, &deny, &write, &derive].iter().all(|s| s.is_empty());
+        if none && rows.is_empty() && !ddl {
             reader.warn(
                 &section.span,
-                "a grant neither clears, denies nor filters anything",
+                "a grant neither clears, denies, filters nor allows anything",
                 None,
             );
         }
@@ -427,6 +450,9 @@ fn grants<'t>(
             order: reader.integer(&section, "order").map(|(n, _)| n),
             clear: clear.into_iter().map(|(s, _)| s).collect(),
             deny: deny.into_iter().map(|(s, _)| s).collect(),
+            write: write.into_iter().map(|(s, _)| s).collect(),
+            derive: derive.into_iter().map(|(s, _)| s).collect(),
+            ddl,
             hours: hours(reader, &section),
             until: reader.date(&section, "until").map(|(d, _)| d),
         };

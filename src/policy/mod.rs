@@ -80,6 +80,16 @@ pub enum UnknownLogins {
     Mask,
 }
 
+/// Whether new rows may hold values in columns that the principal sees masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InsertMasked {
+    /// They may: registering a customer is everyday work. A unique index then answers, by its error, whether a value is there.
+    #[default]
+    Allow,
+    /// Only with a grant's `write`: closes that answer.
+    Deny,
+}
+
 /// Which columns a `clear` or `deny` entry means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -115,6 +125,12 @@ pub struct Grant {
     pub order: Option<i64>,
     pub(crate) clear: Vec<Scope>,
     pub(crate) deny: Vec<Scope>,
+    /// Columns that may be assigned although they are shown masked.
+    pub(crate) write: Vec<Scope>,
+    /// Columns whose clear values may be stored elsewhere.
+    pub(crate) derive: Vec<Scope>,
+    /// Whether it allows DDL on protected relations.
+    pub ddl: bool,
     pub(crate) hours: Option<Hours>,
     pub(crate) until: Option<Date>,
 }
@@ -157,6 +173,8 @@ pub struct Policy {
     pub tables: BTreeMap<RelationName, TableRule>,
     /// What a login that no role names gets.
     pub unknown_logins: UnknownLogins,
+    /// Whether new rows may hold values in columns that the principal sees masked.
+    pub insert_masked: InsertMasked,
     /// Grants in the order of the file.
     pub grants: Vec<Grant>,
     /// Functions outside pg_catalog that the policy vouches for: `schema.name` globs (`[functions] trust = […]`).
@@ -328,6 +346,28 @@ impl Policy {
                 .join(" OR "),
         };
         Some(RowFilter { sql, rule })
+    }
+
+    /// Whether a grant in force lets the column be assigned although it is not clear.
+    #[must_use]
+    pub fn may_write(&self, standing: &Standing, class: &str, relation: &RelationName, column: &str) -> bool {
+        self.holds(standing, |g| g.write.iter().any(|s| s.covers(class, relation, column)))
+    }
+
+    /// Whether a grant in force lets clear values of the column be stored elsewhere.
+    #[must_use]
+    pub fn may_derive(&self, standing: &Standing, class: &str, relation: &RelationName, column: &str) -> bool {
+        self.holds(standing, |g| g.derive.iter().any(|s| s.covers(class, relation, column)))
+    }
+
+    /// Whether a grant in force allows DDL on protected relations.
+    #[must_use]
+    pub fn may_define(&self, standing: &Standing) -> bool {
+        self.holds(standing, |g| g.ddl)
+    }
+
+    fn holds(&self, standing: &Standing, what: impl Fn(&Grant) -> bool) -> bool {
+        standing.grants.iter().filter_map(|i| self.grants.get(*i)).any(what)
     }
 
     /// Limits that apply, all of them at once.

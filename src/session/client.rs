@@ -187,6 +187,9 @@ impl Session {
             {
                 self.fresh_by_sql(name, &prepared, now)?;
             }
+            if let StatementKind::Fetch { name } = &statement.kind {
+                self.fresh_cursor(name, now)?;
+            }
             if metered && statement.kind_writes() {
                 return Err(Refusal::unsupported(
                     "metered-then-write",
@@ -197,6 +200,22 @@ impl Session {
             metered |= !statement.meter.is_empty();
         }
         Ok(())
+    }
+
+    /// A cursor shows what it was declared under: under another standing or policy it must be declared again.
+    fn fresh_cursor(&mut self, name: &str, now: Timestamp) -> Result<(), Refusal> {
+        let Some(under) = self.cursors.get(name).and_then(|c| c.under.clone()) else {
+            return Ok(());
+        };
+        let same = self.key_now(now).map(|k| (k.standing, k.policy)) == Some(under);
+        if same || self.stale {
+            return Ok(());
+        }
+        Err(Refusal::unsupported(
+            "stale-cursor",
+            format!("cursor \"{name}\" was declared under another policy or purpose"),
+            "CLOSE it and declare it again",
+        ))
     }
 
     /// A statement that was prepared by SQL can't be prepared again under the hood: it must still mean the same.

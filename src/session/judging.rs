@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::notes::Note;
-use super::owed::{Charge, Key, Owed, Prepared};
+use super::owed::{Charge, Key, Owed, Portal, Prepared};
 use super::{Action, Hold, Judge, Known, Session};
 use crate::guard::{Ground, Plan, Request, StatementKind, StatementPlan, Verdict};
 use crate::policy::Standing;
@@ -110,6 +110,10 @@ impl Session {
     ) -> Result<(Plan, Standing), Verdict> {
         let standing = ground.policy.standing(&self.principal(ground), &known.declared, now);
         let prepared = |name: &str| self.lookup(name).and_then(|p| p.inner(name));
+        let cursor = |name: &str| {
+            let declared = self.cursors.get(name).map(|c| Arc::clone(&c.plan));
+            declared.or_else(|| self.portals.get(name).and_then(Portal::statement))
+        };
         let request = Request {
             text,
             login: &self.login,
@@ -117,6 +121,7 @@ impl Session {
             search_path: &known.search_path,
             current_user: &known.current_user,
             token: &self.token,
+            cursor: &cursor,
             prepared: &prepared,
             extended,
         };

@@ -10,6 +10,7 @@ mod client;
 mod judging;
 pub mod notes;
 mod owed;
+mod plans;
 mod replies;
 mod rows;
 mod startup;
@@ -29,7 +30,7 @@ use crate::principal::Declared;
 use crate::wire::frame::{self, Frame};
 use crate::wire::{Refusal, message};
 pub use notes::Note;
-use owed::{Owed, Portal, Prepared};
+use owed::{Cursor, Owed, Portal, Prepared};
 use rows::Batch;
 pub use startup::parse_startup;
 
@@ -140,6 +141,8 @@ pub struct Session {
     refreshed_for_front: bool,
     statements: HashMap<String, Arc<Prepared>>,
     portals: HashMap<String, Portal>,
+    /// Cursors declared by SQL. One that is gone on the server may still be here: FETCH of it fails there.
+    cursors: HashMap<String, Cursor>,
     /// RowDescriptions as the server gave them, by number of the prepared statement.
     shapes: HashMap<u64, owed::Shape>,
     next_prepared: u64,

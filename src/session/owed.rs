@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::guard::{Plan, StatementPlan};
 use crate::meter::Layout;
+use crate::meter::copy::CopyReader;
 use crate::policy::{Limit, Standing};
 use crate::wire::Refusal;
 
@@ -45,6 +46,14 @@ pub(super) struct Portal {
     pub charge: Arc<Charge>,
 }
 
+/// A cursor: the plan of its rows, and what it was declared under.
+#[derive(Debug, Clone)]
+pub(super) struct Cursor {
+    pub plan: Arc<StatementPlan>,
+    /// Standing and policy epoch; `None`: it depends on neither.
+    pub under: Option<(Standing, u64)>,
+}
+
 /// Whose account pays, and which limits hold: fixed when the statement is started.
 #[derive(Debug)]
 pub(super) struct Charge {
@@ -70,6 +79,8 @@ pub(super) struct Running {
     pub plan: Arc<StatementPlan>,
     pub charge: Arc<Charge>,
     pub layout: Option<Layout>,
+    /// Reader of the rows of a metered COPY.
+    pub copy: Option<CopyReader>,
     pub rows: u64,
     pub new_people: Vec<u64>,
     pub estimated: u64,
@@ -81,6 +92,7 @@ impl Running {
             plan,
             charge,
             layout: None,
+            copy: None,
             rows: 0,
             new_people: Vec::new(),
             estimated: 0,
@@ -150,6 +162,8 @@ impl Owed {
                     r.plan.kind,
                     crate::guard::StatementKind::Prepare { .. }
                         | crate::guard::StatementKind::Deallocate { .. }
+                        | crate::guard::StatementKind::Declare { .. }
+                        | crate::guard::StatementKind::CloseCursor { .. }
                         | crate::guard::StatementKind::DiscardAll
                 )
         };

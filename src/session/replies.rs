@@ -8,7 +8,7 @@ use pgwire::messages::response::ReadyForQuery;
 
 use super::judging::aborted;
 use super::notes::Note;
-use super::owed::{Owed, Prepared, Running, Shape};
+use super::owed::{Cursor, Owed, Prepared, Running, Shape};
 use super::{Hold, Phase, Session};
 use crate::guard::{StatementKind, StatementPlan};
 use crate::meter::Layout;
@@ -25,7 +25,7 @@ impl Session {
         if self.phase == Phase::Closed {
             return;
         }
-        if frame.kind != b'D' && !self.batch.is_empty() {
+        if !matches!(frame.kind, b'D' | b'd') && !self.batch.is_empty() {
             // Rows go before what follows them.
             self.charge_batch(now);
             if self.charging {
@@ -45,13 +45,13 @@ impl Session {
             b'T' => self.row_description(frame),
             b'n' => self.no_data(frame),
             b'D' => self.data_row(frame, now),
-            b'C' => self.command_complete(frame),
-            b'I' => self.command_complete(frame),
+            b'C' => self.command_complete(frame, now),
+            b'I' => self.command_complete(frame, now),
             b's' => self.portal_suspended(frame),
             b'E' => self.error_response(frame),
             b'Z' => self.ready_for_query(frame),
             // CopyInResponse, CopyOutResponse, CopyData, CopyDone.
-            b'G' | b'H' | b'd' | b'c' => self.copy(frame),
+            b'G' | b'H' | b'd' | b'c' => self.copy(frame, now),
             // CopyBothResponse, FunctionCallResponse, Authentication, BackendKeyData, NegotiateProtocolVersion: not now.
             other => self.violation(&format!(
                 "server message of type {:?} that nobody is owed",
@@ -276,7 +276,7 @@ impl Session {
         }
     }
 
-    fn command_complete(&mut self, frame: Frame) {
+    fn command_complete(&mut self, frame: Frame, now: Timestamp) {
         match self.owed.front_mut() {
             Some(Owed::Execute { .. }) => {
                 if let Some(Owed::Execute {
@@ -290,7 +290,7 @@ impl Session {
                         self.after_stopped_execute();
                     } else {
                         if let Some(running) = running {
-                            self.completed(running, prepared);
+                            self.completed(running, prepared, now);
                         }
                         self.send_client(frame.bytes);
                     }
@@ -312,7 +312,7 @@ impl Session {
                     _ => None,
                 });
                 if let Some(finished) = finished {
-                    self.completed(finished, kept);
+                    self.completed(finished, kept, now);
                 } else if frame.kind != b'I' {
                     // More completions than statements: a rule or trigger does not make them; the readings differ.
                     return self.unowed(&frame);
@@ -348,7 +348,7 @@ impl Session {
     }
 
     /// A statement has done its work.
-    fn completed(&mut self, running: Running, prepared: Option<Arc<Prepared>>) {
+    fn completed(&mut self, running: Running, prepared: Option<Arc<Prepared>>, now: Timestamp) {
         let plan = &running.plan;
         if plan.may_change_settings {
             self.stale = true;
@@ -372,12 +372,27 @@ impl Session {
             StatementKind::DiscardAll => {
                 self.statements.clear();
                 self.portals.clear();
+                self.cursors.clear();
             }
+            StatementKind::Declare { name, inner } => {
+                let under = (!inner.report.relations.is_empty())
+                    .then(|| self.key_now(now).map(|k| (k.standing, k.policy)))
+                    .flatten();
+                let plan = Arc::clone(inner);
+                self.cursors.insert(name.clone(), Cursor { plan, under });
+            }
+            StatementKind::CloseCursor { name: Some(name) } => {
+                self.cursors.remove(name);
+            }
+            StatementKind::CloseCursor { name: None } => self.cursors.clear(),
             StatementKind::Query
             | StatementKind::Write
             | StatementKind::Transaction
             | StatementKind::Set
             | StatementKind::Execute { .. }
+            | StatementKind::Fetch { .. }
+            | StatementKind::CopyOut(_)
+            | StatementKind::Explain { .. }
             | StatementKind::Utility => {}
         }
         self.note_released(&running);
@@ -490,15 +505,22 @@ impl Session {
         }
     }
 
-    fn copy(&mut self, frame: Frame) {
+    fn copy(&mut self, frame: Frame, now: Timestamp) {
         match self.owed.front() {
             Some(Owed::Execute { stopped, .. } | Owed::Query { stopped, .. }) => {
-                if !stopped {
-                    self.send_client(frame.bytes);
+                if *stopped {
+                    return;
                 }
             }
-            _ => self.unowed(&frame),
+            _ => return self.unowed(&frame),
         }
+        if let Some(running) = self.running()
+            && let StatementKind::CopyOut(format) = &running.plan.kind
+        {
+            let format = Arc::clone(format);
+            return self.copy_out(frame, format, now);
+        }
+        self.send_client(frame.bytes);
     }
 
     /// A row's values, for the probe.

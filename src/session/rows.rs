@@ -6,10 +6,13 @@ use jiff::Timestamp;
 
 use super::notes::Note;
 use super::owed::{Owed, Shape};
-use super::{Action, Session};
+use super::{Action, Session, plans};
+use crate::guard::StatementKind;
 use crate::ledger::{ChargeRequest, Charged, LedgerError};
 use crate::meter::Layout;
+use crate::meter::copy::{CopyFormat, CopyReader};
 use crate::meter::release::{self, Held};
+use crate::meter::row::Malformed;
 use crate::wire::frame::Frame;
 use crate::wire::{Refusal, message};
 
@@ -52,20 +55,54 @@ impl Session {
         let Some(running) = self.running() else {
             return self.violation("a row of no statement");
         };
+        if let StatementKind::Explain { format } = running.plan.kind {
+            return match plans::shape_only(format, frame.body()) {
+                Ok(Some(row)) => self.send_client(row),
+                Ok(None) => {}
+                Err(bad) => self.violation(bad),
+            };
+        }
         let Some(layout) = &running.layout else { return };
         if let Some(released) = release::unmetered(Some(layout), frame.bytes.clone()) {
             self.send_client(released.into_bytes());
             return;
         }
-        match release::hold(layout, frame.body()) {
+        let held = release::hold(layout, frame.body());
+        self.keep(held, frame.bytes.len(), now);
+    }
+
+    fn keep(&mut self, held: Result<Held, Malformed>, bytes: usize, now: Timestamp) {
+        match held {
             Ok(held) => {
-                self.batch.bytes += frame.bytes.len();
+                self.batch.bytes += bytes;
                 self.batch.rows.push(held);
             }
             Err(bad) => return self.violation(&bad.to_string()),
         }
         if self.batch.rows.len() >= BATCH_ROWS || self.batch.bytes >= BATCH_BYTES {
             self.charge_batch(now);
+        }
+    }
+
+    /// The messages of a metered COPY … TO STDOUT.
+    pub(super) fn copy_out(&mut self, frame: Frame, format: Arc<CopyFormat>, now: Timestamp) {
+        let Some(running) = self.running() else {
+            return self.violation("COPY of no statement");
+        };
+        match (frame.kind, &mut running.copy) {
+            (b'H', None) => match CopyReader::new(format, Arc::clone(&running.plan.meter), frame.body()) {
+                Ok((reader, message)) => {
+                    running.copy = Some(reader);
+                    self.send_client(message);
+                }
+                Err(bad) => self.violation(&bad.to_string()),
+            },
+            (b'd', Some(reader)) => {
+                let held = release::hold_copy(reader, frame.body());
+                self.keep(held, frame.bytes.len(), now);
+            }
+            (b'c', Some(_)) => self.send_client(frame.bytes),
+            _ => self.violation("a message of COPY out of turn"),
         }
     }
 

@@ -138,6 +138,7 @@ impl Session {
             refreshed_for_front: false,
             statements: HashMap::new(),
             portals: HashMap::new(),
+            cursors: HashMap::new(),
             shapes: HashMap::new(),
             next_prepared: 0,
             pipeline: false,

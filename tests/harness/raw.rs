@@ -12,6 +12,8 @@ pub struct Raw {
     pub received: Vec<u8>,
     /// BackendKeyData's body.
     pub key: Vec<u8>,
+    /// What is sent when the server asks for COPY data.
+    pub copy_data: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +53,7 @@ impl Raw {
             stream,
             received: Vec::new(),
             key: Vec::new(),
+            copy_data: String::new(),
         };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
         for (name, value) in [
@@ -191,6 +194,14 @@ impl Raw {
                 b'D' => answer.rows.push(cells(&message.body)),
                 b'C' => answer.tag = String::from_utf8_lossy(&message.body).trim_end_matches('\0').to_owned(),
                 b's' => answer.suspended = true,
+                // COPY: the number of columns, and each message as a row.
+                b'H' => answer.columns = vec![(format!("COPY {:?}", &message.body[..3]), 0)],
+                b'd' => answer.rows.push(vec![Some(message.body)]),
+                b'G' => {
+                    let data = std::mem::take(&mut self.copy_data);
+                    self.send(b'd', data.as_bytes());
+                    self.send(b'c', b"");
+                }
                 b'E' if answer.error.is_none() => answer.error = Some(fields(&message.body)),
                 b'N' => answer.notices.push(fields(&message.body).1),
                 b'Z' => {

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use globset::{Glob, GlobMatcher};
 use pg_query::protobuf::Token;
 
-use crate::catalog::{Catalog, Function, RelationName};
+use crate::catalog::{Catalog, Function, Oid, Relation, RelationKind, RelationName};
 pub use data::{BUILT_INS, BuiltIns, Entry};
 
 /// What is to be thought of a user function.
@@ -59,6 +59,12 @@ pub fn setting_call(name: &str) -> Option<SettingCall> {
 pub struct Reach {
     /// Verdicts by name, with their schemas.
     verdicts: HashMap<String, Vec<(String, Verdict)>>,
+    /// Why functions are refused, by oid.
+    refused: HashMap<Oid, String>,
+    /// Functions that the policy vouches for.
+    trusted: Vec<GlobMatcher>,
+    /// Why relations may not be written to: what runs then could reach protected relations.
+    behind: HashMap<Oid, String>,
 }
 
 impl Reach {
@@ -76,7 +82,10 @@ impl Reach {
                     )
                 })
                 .collect();
-            return Self { verdicts };
+            return Self {
+                verdicts,
+                ..Self::default()
+            };
         }
         let names: HashSet<String> = protected.iter().map(|n| n.name.to_lowercase()).collect();
         let trusted: Vec<GlobMatcher> = trusted
@@ -119,14 +128,81 @@ impl Reach {
             }
         }
         let mut verdicts: HashMap<String, Vec<(String, Verdict)>> = HashMap::new();
+        let mut refused: HashMap<Oid, String> = HashMap::new();
         for (function, reason, _) in judged {
+            if let Some(reason) = &reason {
+                refused.insert(
+                    function.oid,
+                    format!("function \"{}.{}\" {reason}", function.schema, function.name),
+                );
+            }
             let verdict = reason.map_or(Verdict::Safe, |reason| Verdict::Refused { reason });
             verdicts
                 .entry(function.name.clone())
                 .or_default()
                 .push((function.schema.clone(), verdict));
         }
-        Self { verdicts }
+        let behind = behind(catalog, &names, &refused);
+        Self {
+            verdicts,
+            refused,
+            behind,
+            trusted,
+        }
+    }
+
+    /// Whether the policy vouches for a function of that name, in any schema it may be made in.
+    #[must_use]
+    pub fn is_trusted(&self, name: &[String], search_path: &[String]) -> bool {
+        let Some((bare, schema)) = name.split_last() else {
+            return false;
+        };
+        let schemas: Vec<&String> = match schema.last() {
+            Some(schema) => vec![schema],
+            None => search_path.iter().collect(),
+        };
+        schemas
+            .iter()
+            .any(|s| self.trusted.iter().any(|t| t.is_match(format!("{s}.{bare}"))))
+    }
+
+    /// Why a relation may not be written to, if so.
+    #[must_use]
+    pub fn code_behind(&self, relation: &Relation) -> Option<&str> {
+        self.behind.get(&relation.oid).map(String::as_str)
+    }
+
+    /// Why a value may not be cast from or to a type of that bare name, if so: a user function behind it is refused.
+    #[must_use]
+    pub fn code_behind_type(&self, catalog: &Catalog, name: &str) -> Option<&str> {
+        let functions = catalog.type_code.get(name)?;
+        functions.iter().find_map(|f| self.refused.get(f).map(String::as_str))
+    }
+
+    /// Judges a body that is not in the catalog: DO.
+    #[must_use]
+    pub fn judge_body(&self, language: &str, body: &str, protected: &BTreeSet<String>) -> Verdict {
+        let function = Function {
+            oid: 0,
+            schema: String::new(),
+            name: String::new(),
+            language: language.to_lowercase(),
+            body: body.to_owned(),
+            kind: 'f',
+            support: Vec::new(),
+            extension: None,
+        };
+        let names: HashSet<String> = protected.iter().map(|n| n.to_lowercase()).collect();
+        let (reason, words) = judge(&function, &names);
+        let calls = words.iter().find(|w| {
+            self.verdicts
+                .iter()
+                .any(|(n, all)| n.to_lowercase() == **w && all.iter().any(|(_, v)| *v != Verdict::Safe))
+        });
+        match reason.or_else(|| calls.map(|n| format!("calls \"{n}\", which could read protected relations"))) {
+            Some(reason) => Verdict::Refused { reason },
+            None => Verdict::Safe,
+        }
     }
 
     /// What a call of that name means. Where several functions have the name, the worst of those in reach counts; a name that the
@@ -161,6 +237,55 @@ impl Reach {
             Some(verdict) => Call::User((*verdict).clone()),
             None => built_in(),
         }
+    }
+}
+
+/// Relations that may not be written to, with the reason: their own code and that of their partitions, children, parents and (for views)
+/// of what they show.
+fn behind(catalog: &Catalog, protected: &HashSet<String>, refused: &HashMap<Oid, String>) -> HashMap<Oid, String> {
+    let own = |relation: &Relation| -> Option<String> {
+        if let Some(reason) = relation.code.iter().find_map(|f| refused.get(f)) {
+            return Some(reason.clone());
+        }
+        relation.rules.iter().find_map(|rule| {
+            let words = words(rule);
+            let reaches = words.is_none_or(|w| {
+                w.iter()
+                    .any(|w| protected.contains(w) || BUILT_INS.function(w).is_some_and(|e| e.class != "settings"))
+            });
+            reaches.then(|| "one of its rules could read protected relations".to_owned())
+        })
+    };
+    let mut found: HashMap<Oid, String> = catalog
+        .relations
+        .values()
+        .filter_map(|r| Some((r.oid, own(r)?)))
+        .collect();
+    loop {
+        let mut more: Vec<(Oid, String)> = Vec::new();
+        for relation in catalog.relations.values().filter(|r| !found.contains_key(&r.oid)) {
+            let family = relation.children.iter().chain(&relation.parents);
+            let mut reason = family.filter_map(|o| found.get(o)).next().cloned();
+            if reason.is_none() && relation.kind == RelationKind::View && !found.is_empty() {
+                let words = relation.view_definition.as_deref().map(words);
+                reason = found
+                    .iter()
+                    .find(|(oid, _)| {
+                        let name = catalog.relations.get(oid).map(|r| r.name.name.to_lowercase());
+                        match (&words, name) {
+                            (Some(Some(words)), Some(name)) => words.contains(&name),
+                            (_, None) => false,
+                            (Some(None) | None, Some(_)) => relation.view_definition.is_some(),
+                        }
+                    })
+                    .map(|(_, reason)| reason.clone());
+            }
+            more.extend(reason.map(|r| (relation.oid, r)));
+        }
+        if more.is_empty() {
+            return found;
+        }
+        found.extend(more);
     }
 }
 

@@ -26,6 +26,14 @@ impl Walk<'_> {
             .filter(|n| stars.iter().any(|(_, q)| q.as_ref().is_none_or(|q| *q == n.alias)))
             .flat_map(|n| n.hidden.clone())
             .collect();
+        if self.at_end && self.depth <= 1 && !flowing.is_empty() {
+            let threads: Vec<usize> = level
+                .named()
+                .filter(|n| n.carries)
+                .flat_map(|n| n.threads.clone())
+                .collect();
+            return Err(self.no_thread(&threads));
+        }
         let mut names = HashSet::new();
         for hidden in &flowing {
             if !names.insert(hidden.name.clone()) {
@@ -223,7 +231,7 @@ impl Walk<'_> {
     /// Where the target list ends, and the anchor that names it in the tree.
     pub(super) fn end_of_targets(&self, t: &Tree) -> Option<(usize, Anchor)> {
         use pg_query::protobuf::Token;
-        let last = t.list("target_list").last()?;
+        let last = targets(t).last()?;
         let Some(start) = last.location() else {
             let relation = t.list("from_clause").first()?.location()?;
             return Some((relation, Anchor::Table(relation)));
@@ -286,11 +294,11 @@ impl Walk<'_> {
     pub(super) fn partition(&self, t: &Tree, level: &Level) -> Result<String, Stop> {
         use pg_query::protobuf::Token;
         let mut parts: Vec<String> = Vec::new();
-        let targets = t.list("target_list");
+        let targets = targets(t);
         for (i, target) in targets.iter().enumerate() {
             let value = target.field("val");
             if let Some(qualifier) = star_of(value) {
-                parts.extend(star_names(level, qualifier.last()).ok_or_else(unmeterable)?);
+                parts.extend(star_names(level, level, qualifier.last()).ok_or_else(unmeterable)?);
                 continue;
             }
             let start = target.location().ok_or_else(unmeterable)?;

@@ -245,6 +245,8 @@ impl Walk<'_> {
         self.scans.push(Scan {
             treatments: treated.treatments,
             replaced: treated.replaced,
+            target: false,
+            restricted: treated.replaced,
             span,
             only: only || !t.flag("inh"),
             aliased,

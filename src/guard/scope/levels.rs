@@ -3,13 +3,17 @@
 use super::*;
 
 impl Walk<'_> {
+    /// A query, or a data modification, which stands at the top or in WITH.
+    pub(super) fn statement(&mut self, t: &Tree, env: Env<'_>, carry: Carry, top: bool) -> Result<Output, Stop> {
+        match t.kind() {
+            "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => self.modify(t, env, carry),
+            _ => self.select(t, env, carry, top),
+        }
+    }
+
     pub(super) fn select(&mut self, t: &Tree, env: Env<'_>, carry: Carry, top: bool) -> Result<Output, Stop> {
         if t.kind() != "SelectStmt" {
-            return Err(unsupported(
-                "statement-in-query",
-                "a data-modifying statement inside a query that reads protected relations",
-            )
-            .into());
+            return Err(unknown_node(t.kind()).into());
         }
         self.depth += 1;
         if self.depth > DEPTH_MAX {
@@ -21,9 +25,19 @@ impl Walk<'_> {
     }
 
     pub(super) fn select_with(&mut self, t: &Tree, env: Env<'_>, carry: Carry, top: bool) -> Result<Output, Stop> {
+        self.with(t, env, |walk, env| walk.select_body(t, env, carry, top))
+    }
+
+    /// Walks the WITH clause of a statement, then its body in the scope of the CTEs.
+    pub(super) fn with<T>(
+        &mut self,
+        t: &Tree,
+        env: Env<'_>,
+        body: impl FnOnce(&mut Self, Env<'_>) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
         let with = t.field("with_clause");
         if with.is_null() {
-            return self.select_body(t, env, carry, top);
+            return body(self, env);
         }
         let mut scope = CteScope {
             ctes: Vec::new(),
@@ -38,7 +52,7 @@ impl Walk<'_> {
             ctes: Some(&scope),
             outer: env.outer,
         };
-        self.select_body(t, env, carry, top)
+        body(self, env)
     }
 
     pub(super) fn cte(&mut self, t: &Tree, scope: &CteScope<'_>, env: Env<'_>, recursive: bool) -> Result<Cte, Stop> {
@@ -59,7 +73,7 @@ impl Walk<'_> {
             } else {
                 Carry::Yes
             };
-            let output = self.select(query, here, carry, false)?;
+            let output = self.statement(query, here, carry, false)?;
             (rename(output.columns, &aliases), output.hidden, output.packed)
         };
         if odd {
@@ -146,7 +160,10 @@ impl Walk<'_> {
     }
 
     pub(super) fn select_body(&mut self, t: &Tree, env: Env<'_>, carry: Carry, top: bool) -> Result<Output, Stop> {
-        if !t.field("into_clause").is_null() {
+        let into = t.field("into_clause");
+        if !into.is_null() && top && self.frame == 0 {
+            self.seen.extend(into.field("rel").location());
+        } else if !into.is_null() {
             return Err(unsupported("select-into", "SELECT INTO from protected relations").into());
         }
         if t.int("op") != 1 && t.int("op") != 0 {
@@ -177,21 +194,34 @@ impl Walk<'_> {
             }
         }
         let shape = Shape::of(t, self.look.catalog());
-        // Output columns.
+        self.outputs(t, &level, &shape, (scans_before, scans_after), env, carry)
+    }
+
+    /// The output columns of a level: a select list, or RETURNING (`t` is the SelectStmt or ReturningClause).
+    pub(super) fn outputs(
+        &mut self,
+        t: &Tree,
+        level: &Level,
+        shape: &Shape,
+        own: (usize, usize),
+        env: Env<'_>,
+        carry: Carry,
+    ) -> Result<Output, Stop> {
         let mut columns = Vec::new();
         let mut sublinks: Vec<SubUse<'_>> = Vec::new();
         let mut stars: Vec<(&Tree, Option<String>)> = Vec::new();
-        for target in t.list("target_list") {
+        for target in targets(t) {
             let value = target.field("val");
             if let Some(qualifier) = star_of(value) {
-                columns.extend(self.expand_star(value, &qualifier, &level, env)?);
+                columns.extend(self.expand_star(value, &qualifier, level, env)?);
                 if value.kind() == "ColumnRef" {
                     stars.push((target, qualifier.last().cloned()));
                 }
                 continue;
             }
             let before = self.scans.len();
-            let flow = self.flow(value, &level, env)?;
+            let changed = self.changes.len();
+            let flow = self.flow(value, level, env)?;
             if self.scans.len() > before {
                 collect_sublinks(value, false, &mut sublinks);
             }
@@ -200,6 +230,9 @@ impl Walk<'_> {
             } else {
                 target.text("name").to_owned()
             };
+            if target.text("name").is_empty() && self.changes.len() > changed {
+                self.label(t, target, &name)?;
+            }
             columns.push(OutColumn {
                 name: Some(name),
                 taint: flow.taint,
@@ -216,12 +249,12 @@ impl Walk<'_> {
         let from_packed = level
             .named()
             .any(|n| n.packed && !n.columns.iter().all(|c| c.taint.is_empty()));
-        self.check_stars(&stars, &level, carry, &shape)?;
+        self.check_stars(&stars, level, carry, shape)?;
         if !self.look.metered() {
             output.packed = shape.grouped || from_packed || !sublinks.is_empty();
             return Ok(output);
         }
-        self.spell_stars(&stars, &level)?;
+        self.spell_stars(&stars, level)?;
         let shown: BTreeSet<(ScanId, usize)> = union(&output.columns)
             .into_iter()
             .filter(|a| !self.counts(*a).is_empty())
@@ -236,10 +269,10 @@ impl Walk<'_> {
         }
         self.carry(
             t,
-            &level,
-            &shape,
+            level,
+            shape,
             &shown,
-            (scans_before, scans_after),
+            own,
             &stars,
             &sublinks,
             env,
@@ -288,12 +321,13 @@ impl Walk<'_> {
         }
     }
 
-    /// Where a masked scan gives system columns, `*` must not show them: it is spelled out.
+    /// Where a masked scan gives system columns, `*` must not show them; where it covers the target of a data modification, it must
+    /// show masks: it is spelled out.
     pub(super) fn spell_stars(&mut self, stars: &[(&Tree, Option<String>)], level: &Level) -> Result<(), Stop> {
-        let with_system = |n: &Named| {
+        let odd = |n: &Named| {
             n.scan
                 .and_then(|s| self.scans.get(s))
-                .is_some_and(|s| s.replaced && !s.system.is_empty())
+                .is_some_and(|s| s.replaced && !s.system.is_empty() || s.target && s.restricted)
         };
         let mut spelled = Vec::new();
         for (target, qualifier) in stars {
@@ -301,11 +335,17 @@ impl Walk<'_> {
                 .named()
                 .filter(|n| qualifier.as_ref().is_none_or(|q| *q == n.alias))
                 .collect();
-            if !covered.iter().any(|n| with_system(n)) {
+            if !covered.iter().any(|n| odd(n)) {
                 continue;
             }
-            let names = star_names(level, qualifier.as_ref());
-            let hidden = covered.iter().any(|n| n.carries);
+            let threads: Vec<usize> = covered
+                .iter()
+                .filter(|n| n.carries)
+                .flat_map(|n| n.threads.clone())
+                .collect();
+            if !threads.is_empty() {
+                return Err(self.no_thread(&threads));
+            }
             let place = target.location().and_then(|start| {
                 let mut index = self.parsed.token_at(start)?;
                 loop {
@@ -316,13 +356,13 @@ impl Walk<'_> {
                     index += 1;
                 }
             });
-            let (Some(names), Some((start, end)), false) = (names, place, hidden) else {
+            let (Some(parts), Some((start, end))) = (self.star_parts(level, qualifier.as_ref()), place) else {
                 return Err(unsupported("system-column-with-star", "a system column beside `*` in this form").into());
             };
             spelled.push(Spelled {
                 start,
                 end,
-                text: names.join(", "),
+                parts,
                 frame: self.frame,
             });
         }

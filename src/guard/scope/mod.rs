@@ -11,8 +11,10 @@
 mod carry;
 mod from;
 mod levels;
+mod modify;
 mod references;
 mod sets;
+mod target;
 
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
@@ -27,6 +29,8 @@ use crate::ledger::Categories;
 use crate::meter::KeyShape;
 use crate::meter::spec::{HIDDEN_PREFIX, UNKNOWN_KEY};
 use crate::wire::Refusal;
+use target::targets;
+pub use target::{Change, ConditionOf, Part, What};
 
 /// Index of a scan in [`Walk::scans`].
 pub type ScanId = usize;
@@ -63,6 +67,10 @@ pub struct Scan {
     pub treatments: Vec<Option<ColumnTreatment>>,
     /// Whether it must be replaced by a masked scan (else it passes as written).
     pub replaced: bool,
+    /// It is the target of a data modification, which can't become a sub-select: references are replaced one by one.
+    pub target: bool,
+    /// Something of it is not clear, or rows of it are hidden.
+    pub restricted: bool,
     /// Byte range of the relation in the text, `ONLY` and `*` included, alias not.
     pub span: (usize, usize),
     /// `ONLY`
@@ -163,7 +171,7 @@ pub struct Spelled {
     /// One past its last byte.
     pub end: usize,
     /// The columns.
-    pub text: String,
+    pub parts: Vec<Part>,
     /// Frame of the edit.
     pub frame: usize,
 }
@@ -217,6 +225,10 @@ pub trait Lookup {
     fn function(&self, name: &[String], call: &Tree) -> Result<(), Refusal>;
     /// True on the client's statement: people must be carried to the answer.
     fn metered(&self) -> bool;
+    /// Called for the target of every data modification: rules, triggers and defaults run code.
+    fn modifies(&self, relation: &Relation) -> Result<(), Refusal>;
+    /// Whether new rows may hold values in columns that are not clear.
+    fn may_insert_masked(&self) -> bool;
 }
 
 /// What [`Lookup::treat`] says.
@@ -321,6 +333,17 @@ impl Env<'_> {
     }
 }
 
+/// Whether the people of the answer are to be named by hidden columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum People {
+    /// No: nothing of it reaches the client.
+    No,
+    /// Wherever they stand: RowDescription names them.
+    Named,
+    /// Behind all other columns: COPY names none.
+    AtEnd,
+}
+
 /// Whether a level may add hidden columns to its output, and where its harm would be put right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Carry {
@@ -346,6 +369,14 @@ pub struct Walk<'w> {
     pub shorten: Vec<Shorten>,
     /// `*` elements to spell out.
     pub spelled: Vec<Spelled>,
+    /// Changes that data modifications need.
+    pub changes: Vec<Change>,
+    /// A data modification is in it.
+    pub writes: bool,
+    /// References are not evaluated (index inference): they stay as they are.
+    inferring: bool,
+    /// Hidden columns of the whole statement must stand behind all others.
+    at_end: bool,
     frame: usize,
     frames: usize,
     unthreaded: HashSet<usize>,
@@ -357,8 +388,8 @@ pub struct Walk<'w> {
 const DEPTH_MAX: usize = 200;
 
 impl<'w> Walk<'w> {
-    /// Walks a query (SelectStmt) as the whole statement. Restarts itself where a hidden column does harm.
-    pub fn query(look: &'w dyn Lookup, parsed: &'w Parsed, select: &Tree, carry: bool) -> Result<(Self, Output), Stop> {
+    /// Walks a query or data modification as the whole statement. Restarts itself where a hidden column does harm.
+    pub fn query(look: &'w dyn Lookup, parsed: &'w Parsed, select: &Tree, people: People) -> Result<(Self, Output), Stop> {
         let mut unthreaded = HashSet::new();
         loop {
             let mut walk = Self {
@@ -370,6 +401,10 @@ impl<'w> Walk<'w> {
                 inserts: Vec::new(),
                 shorten: Vec::new(),
                 spelled: Vec::new(),
+                changes: Vec::new(),
+                writes: false,
+                inferring: false,
+                at_end: people == People::AtEnd,
                 frame: 0,
                 frames: 0,
                 unthreaded,
@@ -381,8 +416,12 @@ impl<'w> Walk<'w> {
                 ctes: None,
                 outer: None,
             };
-            let carry = if carry && look.metered() { Carry::Yes } else { Carry::No };
-            match walk.select(select, env, carry, true) {
+            let carry = if people != People::No && look.metered() {
+                Carry::Yes
+            } else {
+                Carry::No
+            };
+            match walk.statement(select, env, carry, true) {
                 Err(Stop::Again) => unthreaded = walk.unthreaded,
                 Err(stop) => return Err(stop),
                 Ok(output) => return Ok((walk, output)),
@@ -426,7 +465,7 @@ impl<'w> Walk<'w> {
 // ── small parts ─────────────────────────────────────────────────────────────────────────────────────────────
 
 /// What a value derives from.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Flow {
     taint: Taint,
     identity: Option<Atom>,
@@ -594,10 +633,10 @@ fn star_of(value: &Tree) -> Option<Vec<String>> {
     }
 }
 
-/// The columns that `*` or `alias.*` means, as references; `None` where they can't be told.
-fn star_names(level: &Level, qualifier: Option<&String>) -> Option<Vec<String>> {
+/// The columns that `*` or `alias.*` means in `of`, a part of `level`, as references; `None` where they can't be told.
+fn star_names(level: &Level, of: &Level, qualifier: Option<&String>) -> Option<Vec<String>> {
     if let Some(alias) = qualifier {
-        let named = level.named().find(|n| n.alias == *alias)?;
+        let named = of.named().find(|n| n.alias == *alias)?;
         return named
             .columns
             .iter()
@@ -605,7 +644,7 @@ fn star_names(level: &Level, qualifier: Option<&String>) -> Option<Vec<String>> 
             .collect();
     }
     let mut names = Vec::new();
-    for item in &level.items {
+    for item in &of.items {
         for column in &item.star {
             let name = column.name.as_ref()?;
             let owners: Vec<&Named> = item

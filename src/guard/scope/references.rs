@@ -86,6 +86,9 @@ impl Walk<'_> {
                 self.expression(t.field("arg"), level, env)?;
                 Ok(Flow::default())
             }
+            // The row a cursor stands on: what it showed was filtered when it was declared.
+            "CurrentOfExpr" => Ok(Flow::default()),
+            "MultiAssignRef" => Err(unknown_node("MultiAssignRef outside of SET").into()),
             // JSON_TABLE's and XMLTABLE's columns stand only in FROM.
             "JsonTableColumn" | "RangeTableFuncCol" | "JsonTablePath" => self.children(t, level, env),
             kind if expression::is_known(kind) => self.children(t, level, env),
@@ -116,7 +119,7 @@ impl Walk<'_> {
         Ok(match t.int("sub_link_type") {
             1 => Flow::default(),
             2..=4 => test.derived(),
-            5 => Flow {
+            5 | 6 => Flow {
                 taint: union(&output.columns),
                 identity: None,
                 packed: output.packed,
@@ -165,23 +168,23 @@ impl Walk<'_> {
         }
         let parts: Vec<&str> = fields.iter().map(String::as_str).collect();
         match parts.as_slice() {
-            [name] => self.bare(name, &levels),
-            [alias, column] => self.qualified(None, alias, column, &levels),
+            [name] => self.bare(t, name, &levels),
+            [alias, column] => self.qualified(t, None, alias, column, &levels),
             [schema, table, column] => {
                 self.shorten(t, schema, table, 1, &levels)?;
-                self.qualified(Some(schema), table, column, &levels)
+                self.qualified(t, Some(schema), table, column, &levels)
             }
             [_, schema, table, column] => {
                 self.shorten(t, schema, table, 2, &levels)?;
-                self.qualified(Some(schema), table, column, &levels)
+                self.qualified(t, Some(schema), table, column, &levels)
             }
             _ => Err(unknown_node("column reference").into()),
         }
     }
 
-    pub(super) fn bare(&mut self, name: &str, levels: &[&Level]) -> Result<Flow, Stop> {
+    pub(super) fn bare(&mut self, t: &Tree, name: &str, levels: &[&Level]) -> Result<Flow, Stop> {
         let mut guess = Taint::new();
-        for level in levels {
+        for (depth, level) in levels.iter().enumerate() {
             let hits: Vec<&OutColumn> = level.star().filter(|c| c.name.as_deref() == Some(name)).collect();
             if !hits.is_empty() {
                 let mut taint: Taint = hits.iter().flat_map(|c| c.taint.iter().copied()).collect();
@@ -192,6 +195,7 @@ impl Walk<'_> {
                 } else {
                     None
                 };
+                self.of_target(t, &hits, None, levels, depth)?;
                 return Ok(Flow {
                     taint,
                     identity,
@@ -199,6 +203,7 @@ impl Walk<'_> {
                 });
             }
             if let Some(named) = level.named().find(|n| n.alias == name) {
+                self.row_of_target(t, named, levels, depth, true)?;
                 return self.whole_row(named);
             }
             if expression::is_system_column(name) {
@@ -230,12 +235,13 @@ impl Walk<'_> {
 
     pub(super) fn qualified(
         &mut self,
+        t: &Tree,
         schema: Option<&str>,
         alias: &str,
         column: &str,
         levels: &[&Level],
     ) -> Result<Flow, Stop> {
-        for level in levels {
+        for (depth, level) in levels.iter().enumerate() {
             let Some(named) = level
                 .named()
                 .find(|n| n.alias == alias && (schema.is_none() || n.schema.as_deref() == schema))
@@ -243,6 +249,7 @@ impl Walk<'_> {
                 continue;
             };
             if column == "*" {
+                self.row_of_target(t, named, levels, depth, false)?;
                 return self.whole_row(named);
             }
             let hits: Vec<&OutColumn> = named
@@ -258,6 +265,7 @@ impl Walk<'_> {
                 } else {
                     None
                 };
+                self.of_target(t, &hits, Some(alias), levels, depth)?;
                 return Ok(Flow {
                     taint,
                     identity,
@@ -271,8 +279,10 @@ impl Walk<'_> {
                 return Ok(Flow::default());
             }
             // `alias.function` is function notation on the whole row.
+            self.row_of_target(t, named, levels, depth, false)?;
             return self.whole_row(named);
         }
+        self.must_resolve(alias, levels)?;
         let mut taint = Taint::new();
         for level in levels {
             taint.extend(level.star().flat_map(|c| c.taint.iter().copied()));
@@ -386,7 +396,7 @@ impl Walk<'_> {
                             levels.push(o.level);
                             outer = o.parent;
                         }
-                        let flow = self.qualified(None, alias, "*", &levels)?;
+                        let flow = self.qualified(value, None, alias, "*", &levels)?;
                         vec![OutColumn {
                             name: None,
                             taint: flow.taint,
