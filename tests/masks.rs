@@ -16,7 +16,7 @@ fn column(type_sql: &str, oid: u32, category: char) -> Column {
         base_type_oid: oid,
         category,
         not_null: false,
-        generated: false,
+        generation: None,
         assign_type_sql: type_sql.into(),
     }
 }

@@ -53,11 +53,11 @@ fn a_refusal_in_a_pipeline_undoes_what_stood_before_it() {
     raw.parse("", "INSERT INTO crm.notes VALUES (900, 1, 'never')");
     raw.bind("", "", &[], &[]);
     raw.execute("", 0);
-    raw.parse("", "UPDATE crm.customers SET grade = 'x'");
+    raw.parse("", "UPDATE crm.customers SET phone = 'x'");
     raw.bind("", "", &[], &[]);
     raw.execute("", 0);
     raw.sync();
-    assert_eq!(raw.answer().sqlstate(), "0A000");
+    assert_eq!(raw.answer().sqlstate(), "42501");
     assert_eq!(
         raw.simple("SELECT count(*) FROM crm.notes WHERE id = 900").text(0, 0),
         "0"
@@ -69,13 +69,13 @@ fn a_refusal_aborts_the_transaction_block_as_an_error_would() {
     let menshen = Menshen::demo();
     let mut raw = menshen.connect("analyst", "");
     assert_eq!(raw.simple("BEGIN").status, b'T');
-    let refused = raw.simple("COPY crm.customers TO STDOUT");
-    assert_eq!((refused.sqlstate(), refused.status), ("0A000", b'E'));
+    let refused = raw.simple("COPY crm.customers TO '/tmp/x'");
+    assert_eq!((refused.sqlstate(), refused.status), ("42501", b'E'));
     assert_eq!(raw.simple("SELECT 1 FROM crm.products").sqlstate(), "25P02");
     assert_eq!(raw.simple("ROLLBACK").status, b'I');
     assert_eq!(raw.simple("SELECT 1").text(0, 0), "1");
     // Without a block nothing went upstream, and the session goes on.
-    assert_eq!(raw.simple("COPY crm.customers TO STDOUT").status, b'I');
+    assert_eq!(raw.simple("COPY crm.customers TO '/tmp/x'").status, b'I');
 }
 
 #[test]
@@ -341,4 +341,13 @@ fn deep_texts_are_answered_and_do_not_end_the_process() {
     let nested = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
     assert!(raw.simple(&nested).error.is_some());
     assert_eq!(raw.simple("SELECT 1").text(0, 0), "1");
+}
+
+#[test]
+fn a_replication_connection_is_refused() {
+    let menshen = Menshen::demo();
+    for kind in ["database", "true"] {
+        let refused = Raw::connect_with(menshen.port, &menshen.database, "dba", "abd", &[("replication", kind)]);
+        assert!(refused.is_err(), "replication={kind} was let in");
+    }
 }

@@ -70,7 +70,9 @@ SELECT pg_catalog.json_build_object(
   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attrelid::bigint, a.attnum, a.attname, a.atttypid::bigint,
         pg_catalog.format_type(a.atttypid, a.atttypmod),
         pg_catalog.format_type(COALESCE(d.base, a.atttypid), COALESCE(d.typmod, a.atttypmod)),
-        COALESCE(d.base, a.atttypid)::bigint, t.typcategory, a.attnotnull, pg_catalog.format_type(a.atttypid, -1), a.attgenerated <> '') ORDER BY a.attrelid, a.attnum)
+        COALESCE(d.base, a.atttypid)::bigint, t.typcategory, a.attnotnull, pg_catalog.format_type(a.atttypid, -1), 
+        CASE WHEN a.attgenerated <> '' THEN (SELECT pg_catalog.pg_get_expr(g.adbin, g.adrelid) FROM pg_catalog.pg_attrdef g
+          WHERE g.adrelid = a.attrelid AND g.adnum = a.attnum) END) ORDER BY a.attrelid, a.attnum)
       FROM pg_catalog.pg_attribute a JOIN rel r ON r.oid = a.attrelid AND r.relkind NOT IN ('S', 't')
       LEFT JOIN domain d ON d.oid = a.atttypid
       JOIN pg_catalog.pg_type t ON t.oid = COALESCE(d.base, a.atttypid)
@@ -130,7 +132,19 @@ type RelationRow = (
     Option<String>,
     Option<Vec<String>>,
 );
-type ColumnRow = (Oid, i16, String, Oid, String, String, Oid, char, bool, String, bool);
+type ColumnRow = (
+    Oid,
+    i16,
+    String,
+    Oid,
+    String,
+    String,
+    Oid,
+    char,
+    bool,
+    String,
+    Option<String>,
+);
 type FunctionRow = (
     Oid,
     String,
@@ -168,8 +182,19 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
             },
         );
     }
-    for (relation, attnum, name, type_oid, type_sql, base_type_sql, base_type_oid, category, not_null, assign_type_sql, generated) in
-        document.columns.unwrap_or_default()
+    for (
+        relation,
+        attnum,
+        name,
+        type_oid,
+        type_sql,
+        base_type_sql,
+        base_type_oid,
+        category,
+        not_null,
+        assign_type_sql,
+        generation,
+    ) in document.columns.unwrap_or_default()
     {
         let column = Column {
             attnum,
@@ -181,7 +206,7 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
             category,
             not_null,
             assign_type_sql,
-            generated,
+            generation,
         };
         if let Some(relation) = relations.get_mut(&relation) {
             relation.columns.push(column);

@@ -72,8 +72,8 @@ pub struct Column {
     pub category: char,
     /// `pg_attribute.attnotnull`
     pub not_null: bool,
-    /// Whether the column is generated: COPY leaves it out.
-    pub generated: bool,
+    /// The expression that a generated column is computed by.
+    pub generation: Option<String>,
 }
 
 /// A relation: anything a FROM clause can name, and sequences.

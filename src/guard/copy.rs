@@ -108,7 +108,7 @@ fn relation_out(subject: &Subject<'_>, server_side: bool) -> Result<Judged, Verd
         _ => protected
             .columns
             .iter()
-            .filter(|c| !c.column.generated)
+            .filter(|c| c.column.generation.is_none())
             .map(|c| c.column.name.clone())
             .collect(),
     };
@@ -317,7 +317,9 @@ fn format(tree: &Tree) -> Result<CopyFormat, Refusal> {
 fn unreadable(option: &str) -> Refusal {
     Refusal::unsupported(
         "copy-option",
-        format!("Menshen cannot count the people in rows of this COPY: its option {option} has a value that is not known"),
+        format!(
+            "Menshen cannot count the people in rows of this COPY: its option {option} has a value that is not known"
+        ),
         "use format text, csv or binary with one-byte delimiters, in UTF8",
     )
 }

@@ -63,7 +63,11 @@ fn harmless(subject: &Subject<'_>) -> Result<Judged, Verdict> {
 
 /// VACUUM and ANALYZE; VERBOSE tells row counts.
 fn vacuum(subject: &Subject<'_>) -> Result<Judged, Verdict> {
-    let verbose = subject.tree.list("options").iter().any(|o| o.text("defname") == "verbose");
+    let verbose = subject
+        .tree
+        .list("options")
+        .iter()
+        .any(|o| o.text("defname") == "verbose");
     if verbose && !subject.judge.unrestricted {
         return Err(Refusal::denied(
             "vacuum-verbose",
@@ -170,11 +174,27 @@ fn reaches_out(subject: &Subject<'_>) -> bool {
         return false;
     }
     match subject.tree.kind() {
-        "CreatePublicationStmt" | "AlterPublicationStmt" | "CreateSubscriptionStmt" | "AlterSubscriptionStmt"
-        | "CreateForeignServerStmt" | "AlterForeignServerStmt" | "CreateFdwStmt" | "AlterFdwStmt" | "CreateUserMappingStmt"
-        | "AlterUserMappingStmt" | "CreateForeignTableStmt" | "ImportForeignSchemaStmt" | "AlterSystemStmt" | "LoadStmt"
-        | "CreatePlangStmt" | "CreateEventTrigStmt" | "AlterEventTrigStmt" | "CreateTransformStmt" | "CreateAmStmt"
-        | "CreateExtensionStmt" | "AlterExtensionStmt" => true,
+        "CreatePublicationStmt"
+        | "AlterPublicationStmt"
+        | "CreateSubscriptionStmt"
+        | "AlterSubscriptionStmt"
+        | "CreateForeignServerStmt"
+        | "AlterForeignServerStmt"
+        | "CreateFdwStmt"
+        | "AlterFdwStmt"
+        | "CreateUserMappingStmt"
+        | "AlterUserMappingStmt"
+        | "CreateForeignTableStmt"
+        | "ImportForeignSchemaStmt"
+        | "AlterSystemStmt"
+        | "LoadStmt"
+        | "CreatePlangStmt"
+        | "CreateEventTrigStmt"
+        | "AlterEventTrigStmt"
+        | "CreateTransformStmt"
+        | "CreateAmStmt"
+        | "CreateExtensionStmt"
+        | "AlterExtensionStmt" => true,
         // A rule or trigger of a relation that is not protected runs code that is judged when the relation is written to.
         _ => false,
     }

@@ -262,10 +262,7 @@ impl Editor<'_, '_> {
             What::Filter { of, filter, leaks, .. } => {
                 // CASE fixes the order: a condition that may raise an error or a notice runs on visible rows alone.
                 let (before, after) = if *leaks {
-                    (
-                        format!("CASE WHEN ({filter}) THEN ("),
-                        ") ELSE false END".to_owned(),
-                    )
+                    (format!("CASE WHEN ({filter}) THEN ("), ") ELSE false END".to_owned())
                 } else {
                     (format!("({filter}) AND ("), ")".to_owned())
                 };
@@ -296,11 +293,7 @@ impl Editor<'_, '_> {
             .iter()
             .position(|c| c.column.attnum == attnum)
             .ok_or_else(|| internal("column of a target"))?;
-        let name = scan
-            .protected
-            .columns
-            .get(index)
-            .map_or("", |c| c.column.name.as_str());
+        let name = scan.protected.columns.get(index).map_or("", |c| c.column.name.as_str());
         let expression = shown(scan, index, &format!("{}.{}", quote(alias), quote(name)), self.token)?;
         Ok(if named {
             format!("{expression} AS {}", quote(name))
@@ -521,11 +514,7 @@ pub fn masked_scan(scan: &Scan, token: &TokenSettings, fence: bool) -> Result<St
 
 /// What the principal is shown of a column: the reference itself where it is clear, else its mask.
 fn shown(scan: &Scan, index: usize, reference: &str, token: &TokenSettings) -> Result<String, Refusal> {
-    let column = scan
-        .protected
-        .columns
-        .get(index)
-        .ok_or_else(|| internal("column"))?;
+    let column = scan.protected.columns.get(index).ok_or_else(|| internal("column"))?;
     match scan.treatments.get(index).and_then(Option::as_ref).map(|t| &t.kind) {
         None | Some(Kind::Clear) => Ok(reference.to_owned()),
         // Nobody may name a denied column; should one be reached all the same, it holds nothing.

@@ -105,7 +105,10 @@ fn is_on(option: &Tree) -> bool {
         "" => true,
         "Integer" => arg.int("ival") != 0,
         "Boolean" => arg.flag("boolval"),
-        _ => !matches!(arg.text("sval").to_ascii_lowercase().as_str(), "false" | "off" | "0" | "f" | "no"),
+        _ => !matches!(
+            arg.text("sval").to_ascii_lowercase().as_str(),
+            "false" | "off" | "0" | "f" | "no"
+        ),
     }
 }
 
@@ -158,7 +161,10 @@ fn options_range(subject: &Subject<'_>) -> Option<(usize, usize)> {
             }
         }
     } else {
-        while matches!(subject.parsed.token(index)?.kind, Token::Analyze | Token::Analyse | Token::Verbose) {
+        while matches!(
+            subject.parsed.token(index)?.kind,
+            Token::Analyze | Token::Analyse | Token::Verbose
+        ) {
             index += 1;
         }
     }

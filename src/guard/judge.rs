@@ -24,6 +24,8 @@ pub struct Judge<'j> {
     pub(super) user_function: RefCell<bool>,
     /// A call of `set_config`.
     pub(super) sets: RefCell<bool>,
+    /// `… FROM pg_settings WHERE name = 'setting'`: what `name` is there (pg_dump asks so for a setting that may not exist).
+    pub(super) setting_row: RefCell<Option<String>>,
     /// Function names as written, for the witness.
     pub(super) functions: RefCell<BTreeSet<Vec<String>>>,
 }
@@ -36,6 +38,7 @@ impl<'j> Judge<'j> {
             unrestricted: unrestricted(ground, request.standing),
             user_function: RefCell::new(false),
             sets: RefCell::new(false),
+            setting_row: RefCell::new(None),
             functions: RefCell::new(BTreeSet::new()),
         }
     }
@@ -56,6 +59,22 @@ impl<'j> Judge<'j> {
             ));
         }
         Ok(())
+    }
+
+    /// Messages below NOTICE carry values of rows and other people's statements: nobody may ask for them.
+    pub(super) fn message_level(&self, setting: &str, value: Option<&str>) -> Result<(), Refusal> {
+        if !setting.eq_ignore_ascii_case("client_min_messages") || self.ground.protected.is_empty() {
+            return Ok(());
+        }
+        const HARMLESS: [&str; 5] = ["info", "notice", "warning", "error", ""];
+        if value.is_some_and(|v| HARMLESS.contains(&v.to_ascii_lowercase().as_str())) {
+            return Ok(());
+        }
+        Err(Refusal::denied(
+            "client-min-messages",
+            "permission denied to set client_min_messages below notice",
+            "messages of that level can carry values of rows",
+        ))
     }
 
     /// Whether no row filter is in force.
@@ -81,16 +100,24 @@ impl<'j> Judge<'j> {
     }
 
     fn setting(&self, name: &[String], call: &Tree, kind: SettingCall) -> Result<(), Refusal> {
-        let literal = call
-            .list("args")
-            .first()
-            .filter(|a| a.kind() == "AConst")
-            .map(|a| a.field("val").text("sval"));
+        let row = self.setting_row.borrow();
+        let literal = call.list("args").first().and_then(|a| match a.kind() {
+            "AConst" => Some(a.field("val").text("sval")),
+            "ColumnRef" if a.names("fields").is_some_and(|f| f == ["name"]) => row.as_deref(),
+            _ => None,
+        });
         if kind == SettingCall::Writes {
             *self.sets.borrow_mut() = true;
         }
         match literal {
             Some(setting) if is_key_setting(setting) => Err(key_setting()),
+            Some(setting) if kind == SettingCall::Writes => {
+                let value = call.list("args").get(1);
+                let value = value
+                    .filter(|a| a.kind() == "AConst")
+                    .map(|a| a.field("val").text("sval"));
+                self.message_level(setting, value)
+            }
             Some(_) => Ok(()),
             None => Err(Refusal::unsupported(
                 "setting-name",

@@ -115,21 +115,29 @@ impl Maker<'_> {
             not_null,
             many: false,
         };
+        let class_of = |column: &str| {
+            rules.iter().find_map(|(name, rule, _)| {
+                Some(Source {
+                    class: rule.columns.get(column)?.clone(),
+                    relation: (*name).clone(),
+                    column: column.to_owned(),
+                })
+            })
+        };
         let columns = relation
             .columns
             .iter()
             .map(|column| {
-                let source = rules.iter().find_map(|(name, rule, _)| {
-                    Some(Source {
-                        class: rule.columns.get(&column.name)?.clone(),
-                        relation: (*name).clone(),
-                        column: column.name.clone(),
-                    })
-                });
+                let own = class_of(&column.name);
+                let identity = own.is_some() || column.generation.is_none();
+                let sources = match (&own, &column.generation) {
+                    (None, Some(expression)) => named_in(expression, relation).filter_map(class_of).collect(),
+                    _ => own.into_iter().collect(),
+                };
                 ProtectedColumn {
                     column: column.clone(),
-                    sources: source.into_iter().collect(),
-                    identity: true,
+                    sources,
+                    identity,
                     key: 0,
                 }
             })
@@ -396,6 +404,31 @@ impl Maker<'_> {
         }
         protected
     }
+}
+
+/// Columns of a relation that the expression of a generated column names; all, where it can't be read.
+fn named_in<'r>(expression: &str, relation: &'r Relation) -> impl Iterator<Item = &'r str> {
+    let mut named: Option<BTreeSet<String>> = None;
+    if let Ok(parsed) = parse::parse(&format!("SELECT {expression}")) {
+        let mut found = BTreeSet::new();
+        let mut whole = false;
+        for statement in &parsed.statements {
+            statement.walk(&mut |n| {
+                if n.kind() == "ColumnRef" {
+                    let fields = n.names("fields").unwrap_or_default();
+                    whole |= fields.iter().any(|f| f == "*" || *f == relation.name.name);
+                    found.extend(fields);
+                }
+                true
+            });
+        }
+        named = (!whole).then_some(found);
+    }
+    relation
+        .columns
+        .iter()
+        .map(|c| c.name.as_str())
+        .filter(move |name| named.as_ref().is_none_or(|n| n.contains(*name)))
 }
 
 impl Lookup for Maker<'_> {

@@ -250,12 +250,9 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
 
 fn judge_statement(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     match subject.class {
-        Class::Transaction
-        | Class::Set
-        | Class::Show
-        | Class::Discard
-        | Class::Deallocate
-        | Class::Channel => utility::session(subject),
+        Class::Transaction | Class::Set | Class::Show | Class::Discard | Class::Deallocate | Class::Channel => {
+            utility::session(subject)
+        }
         Class::CursorUse => Ok(cursor::used(subject)),
         Class::Notify => notify(subject),
         Class::Maintain | Class::Define | Class::Code => define::define(subject),
@@ -325,6 +322,7 @@ impl Subject<'_> {
                     let hidden_by_cte = written.is_none() && ctes.contains(name);
                     if !hidden_by_cte {
                         self.judge.system_relation(found)?;
+                        self.system_columns(found)?;
                     }
                     touches |= ground.protected.contains_key(&found.oid);
                 }
@@ -337,8 +335,52 @@ impl Subject<'_> {
         Ok(touches)
     }
 
+    /// Columns of the server's own catalog that hold secrets: neither their name nor `*` may stand in the statement, nor the relation's row.
+    fn system_columns(&self, relation: &crate::catalog::Relation) -> Result<(), Refusal> {
+        if self.judge.unrestricted {
+            return Ok(());
+        }
+        for (column, entry) in functions::BUILT_INS.columns(&relation.name.schema, &relation.name.name) {
+            let mut named = false;
+            let mut aliases: BTreeSet<&str> = BTreeSet::from([relation.name.name.as_str()]);
+            self.tree.walk(&mut |n| {
+                if n.kind() == "Alias" {
+                    aliases.insert(n.text("aliasname"));
+                    // A list of new names would hide the column's own.
+                    named |= !n.list("colnames").is_empty();
+                }
+                true
+            });
+            self.tree.walk(&mut |n| {
+                named |= match n.kind() {
+                    "AStar" => true,
+                    "ColumnRef" => {
+                        let fields = n.names("fields").unwrap_or_default();
+                        let last = fields.last().map(String::as_str);
+                        last == Some(column) || fields.len() == 1 && last.is_some_and(|f| aliases.contains(f))
+                    }
+                    "CopyStmt" => !n.field("relation").is_null(),
+                    _ => false,
+                };
+                !named
+            });
+            if named {
+                return Err(Refusal::denied(
+                    "system-column",
+                    format!(
+                        "permission denied for column \"{column}\" of relation \"{}\": it {}",
+                        relation.name.name, entry.reason
+                    ),
+                    "name the columns that you need; `*` and whole rows would show this one too",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Judges every function and operator named in the statement.
     fn functions(&self) -> Result<(), Refusal> {
+        *self.judge.setting_row.borrow_mut() = self.setting_row();
         let mut result = Ok(());
         self.tree.walk(&mut |n| {
             if result.is_err() {
@@ -370,6 +412,28 @@ impl Subject<'_> {
             true
         });
         result
+    }
+
+    /// The setting that `SELECT … FROM pg_settings WHERE name = 'setting'` is about.
+    fn setting_row(&self) -> Option<String> {
+        let (from, condition) = (self.tree.list("from_clause"), self.tree.field("where_clause"));
+        let [relation] = from else { return None };
+        let schema = relation.text("schemaname");
+        let written = (!schema.is_empty()).then_some(schema);
+        let found = self
+            .judge
+            .ground
+            .catalog
+            .resolve(written, relation.text("relname"), self.judge.path())?;
+        let plain = found.name.schema == "pg_catalog"
+            && found.name.name == "pg_settings"
+            && relation.field("alias").is_null()
+            && self.tree.field("with_clause").is_null()
+            && condition.kind() == "AExpr"
+            && condition.names("name")? == ["="]
+            && condition.field("lexpr").names("fields")? == ["name"];
+        let value = condition.field("rexpr");
+        (plain && value.kind() == "AConst").then(|| value.field("val").text("sval").to_owned())
     }
 
     /// A type whose casts or checks call a user function.

@@ -32,7 +32,13 @@ pub(super) fn statement(subject: &Subject<'_>, tree: &Tree) -> Result<Judged, Ve
     };
     if into {
         stored(&walk, &output)?;
-        let mut judged = finish(subject, &walk, &BTreeSet::new(), MeterSpec::default(), StatementKind::Utility)?;
+        let mut judged = finish(
+            subject,
+            &walk,
+            &BTreeSet::new(),
+            MeterSpec::default(),
+            StatementKind::Utility,
+        )?;
         judged.plan.ddl = true;
         return Ok(judged);
     }
@@ -79,10 +85,11 @@ fn unprotected(subject: &Subject<'_>, tree: &Tree) -> Result<StatementKind, Refu
             let schema = target.text("schemaname");
             let schema = (!schema.is_empty()).then_some(schema);
             let judge = subject.judge;
-            if let Some(relation) = judge
-                .ground
-                .catalog
-                .resolve(schema, target.text("relname"), judge.request.search_path)
+            if let Some(relation) =
+                judge
+                    .ground
+                    .catalog
+                    .resolve(schema, target.text("relname"), judge.request.search_path)
                 && result.is_ok()
             {
                 result = judge.code_behind(relation);

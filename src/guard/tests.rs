@@ -33,7 +33,7 @@ fn relation(oid: u32, name: &str, columns: &[(&str, &str)]) -> Relation {
                 base_type_oid: 25,
                 category: 'S',
                 not_null: *name == "id" || *name == "customer_id",
-                generated: false,
+                generation: None,
                 assign_type_sql: (*ty).into(),
             })
             .collect(),
@@ -206,8 +206,8 @@ type Edited = (String, Vec<(String, crate::meter::KeyShape)>, usize);
 fn edited(look: &Look, sql: &str) -> Result<Edited, String> {
     let parsed = parse::parse(sql).map_err(|r| format!("{r}"))?;
     let statement = &parsed.statements[0];
-    let (walk, output): (Walk<'_>, Output) =
-        Walk::query(look, &parsed, statement.field("stmt"), People::Named).map_err(|s| match s {
+    let (walk, output): (Walk<'_>, Output) = Walk::query(look, &parsed, statement.field("stmt"), People::Named)
+        .map_err(|s| match s {
             Stop::Refuse(r) => format!("{r}"),
             Stop::Missing(name, _) => format!("missing {name}"),
             Stop::Again => "again".to_owned(),

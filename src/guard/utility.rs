@@ -66,20 +66,9 @@ fn set(subject: &Subject<'_>, judged: &mut Judged) -> Result<(), Refusal> {
     // 6: RESET ALL.
     judged.plan.may_change_settings =
         tree.int("kind") == 6 || FOLLOWED.contains(&name.as_str()) || name.starts_with("menshen.");
-    if name == "client_min_messages" && !subject.judge.ground.protected.is_empty() {
-        let level = tree
-            .list("args")
-            .first()
-            .map(|a| a.field("val").text("sval").to_ascii_lowercase())
-            .unwrap_or_default();
-        if level.starts_with("debug") || level == "log" {
-            return Err(Refusal::denied(
-                "client-min-messages",
-                "permission denied to set client_min_messages below notice",
-                "messages of that level can carry values of rows",
-            ));
-        }
-    }
+    let value = tree.list("args").first().map(|a| a.field("val").text("sval"));
+    // Without a value: RESET, SET … TO DEFAULT.
+    subject.judge.message_level(&name, Some(value.unwrap_or("")))?;
     Ok(())
 }
 

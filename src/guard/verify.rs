@@ -223,10 +223,7 @@ fn filled(part: &Tree, client: &Tree) -> Tree {
         return client.clone();
     }
     match part {
-        Tree::Node(kind, fields) => Tree::Node(
-            kind,
-            fields.iter().map(|(n, t)| (*n, filled(t, client))).collect(),
-        ),
+        Tree::Node(kind, fields) => Tree::Node(kind, fields.iter().map(|(n, t)| (*n, filled(t, client))).collect()),
         Tree::List(items) => Tree::List(items.iter().map(|t| filled(t, client)).collect()),
         Tree::Null | Tree::Flag(_) | Tree::Int(_) | Tree::Text(_) => part.clone(),
     }

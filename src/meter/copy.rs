@@ -255,10 +255,11 @@ impl CopyReader {
                         Some(row::take(&mut rest, length)?)
                     }
                 };
-                match position.checked_sub(self.visible()).and_then(|h| self.meter.hidden.get(h)) {
-                    None => out.extend_from_slice(
-                        at.get(..at.len() - rest.len()).ok_or(Malformed("column length"))?,
-                    ),
+                match position
+                    .checked_sub(self.visible())
+                    .and_then(|h| self.meter.hidden.get(h))
+                {
+                    None => out.extend_from_slice(at.get(..at.len() - rest.len()).ok_or(Malformed("column length"))?),
                     Some(hidden) => row::charge(hidden, value, people)?,
                 }
             }

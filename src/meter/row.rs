@@ -57,11 +57,7 @@ pub fn read(layout: &Layout, body: &[u8]) -> Result<(Bytes, Vec<Exposure>), Malf
 }
 
 /// Adds the people that a hidden column's value names.
-pub(super) fn charge(
-    hidden: &HiddenColumn,
-    value: Option<&[u8]>,
-    people: &mut Vec<Exposure>,
-) -> Result<(), Malformed> {
+pub(super) fn charge(hidden: &HiddenColumn, value: Option<&[u8]>, people: &mut Vec<Exposure>) -> Result<(), Malformed> {
     if let (Some(value), false) = (value, hidden.categories.is_empty()) {
         for person in persons(hidden.shape, value)? {
             add(

@@ -10,7 +10,10 @@ use regex::Regex;
 
 use super::hours::Hours;
 use super::reader::{Placed, Reader, Section, did_you_mean};
-use super::{Class, Grant, InsertMasked, Limit, MaskSpec, Policy, Problem, Purpose, Role, Sanction, Scope, TableRule, UnknownLogins};
+use super::{
+    Class, Grant, InsertMasked, Limit, MaskSpec, Policy, Problem, Purpose, Role, Sanction, Scope, TableRule,
+    UnknownLogins,
+};
 use crate::catalog::RelationName;
 
 /// Most bytes of a policy file.

@@ -114,8 +114,9 @@ mod tests {
 
     #[test]
     fn json_keeps_the_shape() {
-        let message =
-            row(r#"[{"Plan": {"Node Type": "Seq Scan", "Filter": "(x = 'y')", "Plan Rows": 40, "Plans": [{"Total Cost": 1}]}}]"#);
+        let message = row(
+            r#"[{"Plan": {"Node Type": "Seq Scan", "Filter": "(x = 'y')", "Plan Rows": 40, "Plans": [{"Total Cost": 1}]}}]"#,
+        );
         let out = shape_only(ExplainFormat::Json, &message[5..]).unwrap().unwrap();
         let document: Value = serde_json::from_slice(&out[11..]).unwrap();
         assert_eq!(

@@ -129,6 +129,11 @@ impl Session {
     }
 
     fn notice_response(&mut self, frame: Frame) {
+        // Messages for the log show rows and plans. They come where the role's own settings ask for them.
+        let protects = self.judge.as_ref().is_some_and(|j| !j.ground().protected.is_empty());
+        if protects && matches!(message::severity(&frame).as_str(), "DEBUG" | "LOG") {
+            return;
+        }
         let words = self.words(&frame);
         self.send_client(words);
     }

@@ -189,6 +189,22 @@ pub fn scrubbed(frame: &Frame) -> Bytes {
     }
 }
 
+/// The severity of an ErrorResponse or NoticeResponse, not translated (field V; without digits: `DEBUG5` is `DEBUG`).
+#[must_use]
+pub fn severity(frame: &Frame) -> String {
+    let Ok(message) = decode::<ErrorResponse>(frame) else {
+        return String::new();
+    };
+    let fields = &message.fields;
+    let found = fields
+        .iter()
+        .find(|(k, _)| *k == b'V')
+        .or_else(|| fields.iter().find(|(k, _)| *k == b'S'));
+    found.map_or_else(String::new, |(_, v)| {
+        v.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()
+    })
+}
+
 fn some(name: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }

@@ -46,6 +46,17 @@ impl Answer {
 
 impl Raw {
     pub fn connect(port: u16, database: &str, login: &str, password: &str, options: &str) -> Result<Self, String> {
+        Self::connect_with(port, database, login, password, &[("options", options)])
+    }
+
+    /// With more parameters of start-up.
+    pub fn connect_with(
+        port: u16,
+        database: &str,
+        login: &str,
+        password: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -56,12 +67,8 @@ impl Raw {
             copy_data: String::new(),
         };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
-        for (name, value) in [
-            ("user", login),
-            ("database", database),
-            ("options", options),
-            ("client_encoding", "UTF8"),
-        ] {
+        let own = [("user", login), ("database", database), ("client_encoding", "UTF8")];
+        for (name, value) in own.iter().chain(parameters) {
             if !value.is_empty() {
                 body.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
             }

@@ -32,6 +32,7 @@ pub struct BuiltIns {
     functions: HashMap<String, Entry>,
     function_prefixes: Vec<(String, Entry)>,
     relations: Vec<(String, String, Entry)>,
+    columns: Vec<([String; 3], Entry)>,
     extensions: Vec<String>,
     /// Mistakes of the data file: none, a test says.
     pub mistakes: Vec<String>,
@@ -54,7 +55,7 @@ impl BuiltIns {
     }
 
     fn fill<'t>(&mut self, reader: &mut Reader<'t>, root: &Section<'t>) {
-        reader.known(root, &["version", "functions", "relations", "extensions"]);
+        reader.known(root, &["version", "functions", "relations", "columns", "extensions"]);
         for section in reader.array(root, "functions") {
             let entry = entry(reader, &section, true);
             for (name, _) in reader.strings(&section, "names") {
@@ -72,6 +73,19 @@ impl BuiltIns {
                 match name.split_once('.') {
                     Some((schema, name)) => self.relations.push((schema.to_owned(), name.to_owned(), entry.clone())),
                     None => reader.error(&span, format!("`{name}` has no schema"), None),
+                }
+            }
+        }
+        for section in reader.array(root, "columns") {
+            let entry = entry(reader, &section, true);
+            for (name, span) in reader.strings(&section, "names") {
+                let parts: Vec<&str> = name.split('.').collect();
+                match parts.as_slice() {
+                    [schema, relation, column] => {
+                        let parts = [*schema, *relation, *column].map(str::to_owned);
+                        self.columns.push((parts, entry.clone()));
+                    }
+                    _ => reader.error(&span, format!("`{name}` is not `schema.relation.column`"), None),
                 }
             }
         }
@@ -100,6 +114,14 @@ impl BuiltIns {
             .iter()
             .find(|(s, n, _)| (s == "*" || s == schema) && (n == "*" || n == name))
             .map(|(_, _, e)| e)
+    }
+
+    /// Columns of a relation that may not be named.
+    pub fn columns(&self, schema: &str, name: &str) -> impl Iterator<Item = (&str, &Entry)> {
+        self.columns
+            .iter()
+            .filter(move |([s, n, _], _)| s == schema && n == name)
+            .map(|([_, _, column], entry)| (column.as_str(), entry))
     }
 
     /// Whether an extension's C functions are harmless.

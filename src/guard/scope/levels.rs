@@ -267,17 +267,7 @@ impl Walk<'_> {
             output.packed = shape.grouped || from_packed || !sublinks.is_empty();
             return Ok(output);
         }
-        self.carry(
-            t,
-            level,
-            shape,
-            &shown,
-            own,
-            &stars,
-            &sublinks,
-            env,
-            &mut output,
-        )?;
+        self.carry(t, level, shape, &shown, own, &stars, &sublinks, env, &mut output)?;
         Ok(output)
     }
 

@@ -389,7 +389,12 @@ const DEPTH_MAX: usize = 200;
 
 impl<'w> Walk<'w> {
     /// Walks a query or data modification as the whole statement. Restarts itself where a hidden column does harm.
-    pub fn query(look: &'w dyn Lookup, parsed: &'w Parsed, select: &Tree, people: People) -> Result<(Self, Output), Stop> {
+    pub fn query(
+        look: &'w dyn Lookup,
+        parsed: &'w Parsed,
+        select: &Tree,
+        people: People,
+    ) -> Result<(Self, Output), Stop> {
         let mut unthreaded = HashSet::new();
         loop {
             let mut walk = Self {

@@ -310,12 +310,7 @@ impl Walk<'_> {
         };
         self.look.modifies(relation)?;
         let alias = t.field("alias");
-        let shown = if alias.is_null() {
-            name
-        } else {
-            alias.text("aliasname")
-        }
-        .to_owned();
+        let shown = if alias.is_null() { name } else { alias.text("aliasname") }.to_owned();
         let schema = alias.is_null().then(|| relation.name.schema.clone());
         let (span, only) = self.relation_span(location).ok_or_else(place)?;
         let index = self
@@ -431,7 +426,10 @@ impl Walk<'_> {
                 sqlstate: "42703",
                 ..unsupported(
                     "column-unknown",
-                    format!("column \"{name}\" of relation \"{}\" does not exist", target.named.alias),
+                    format!(
+                        "column \"{name}\" of relation \"{}\" does not exist",
+                        target.named.alias
+                    ),
                 )
             }
             .into()
@@ -517,16 +515,14 @@ impl Walk<'_> {
         let equals = self.find_token(first, &[Token::Ascii61]);
         let end = self.find_token(
             equals + 1,
-            &[
-                Token::Ascii44,
-                Token::From,
-                Token::Where,
-                Token::Returning,
-                Token::When,
-            ],
+            &[Token::Ascii44, Token::From, Token::Where, Token::Returning, Token::When],
         );
         let start = self.parsed.token(equals + 1).ok_or_else(place)?.start;
-        let last = end.checked_sub(1).and_then(|i| self.parsed.token(i)).ok_or_else(place)?.end;
+        let last = end
+            .checked_sub(1)
+            .and_then(|i| self.parsed.token(i))
+            .ok_or_else(place)?
+            .end;
         let column = Part::Column {
             scan: atom.scan,
             attnum: atom.attnum,
@@ -556,7 +552,9 @@ impl Walk<'_> {
     /// Clear protected values may go to columns of their own class only.
     fn launder(&self, column: &Assigned, taint: &Taint) -> Result<(), Stop> {
         for atom in taint {
-            let Some(treatment) = self.treatment(*atom) else { continue };
+            let Some(treatment) = self.treatment(*atom) else {
+                continue;
+            };
             let same = column.class.as_ref() == Some(&treatment.class);
             if treatment.kind == Kind::Clear && !same && !treatment.derive {
                 return Err(self.laundering(*atom, &format!("column \"{}\"", column.name)).into());
@@ -568,15 +566,14 @@ impl Walk<'_> {
     /// The refusal for storing clear protected values where nothing protects them.
     pub(crate) fn laundering(&self, atom: Atom, whereto: &str) -> Refusal {
         let name = self.scans.get(atom.scan).map_or_else(String::new, |s| {
-            let column = s
-                .protected
-                .column(atom.attnum)
-                .map_or("", |c| c.column.name.as_str());
+            let column = s.protected.column(atom.attnum).map_or("", |c| c.column.name.as_str());
             format!("{}.{column}", s.protected.name.name)
         });
         Refusal::denied(
             "laundering",
-            format!("permission denied to store clear values of \"{name}\" in {whereto}, where the policy does not protect them"),
+            format!(
+                "permission denied to store clear values of \"{name}\" in {whereto}, where the policy does not protect them"
+            ),
             "store masked or unclassified columns only, or ask the owners of the policy for `derive`",
         )
     }

@@ -113,7 +113,13 @@ impl Walk<'_> {
         levels: &[&Level],
         depth: usize,
     ) -> Result<(), Stop> {
-        let atoms: Vec<Atom> = hits.iter().filter_map(|h| h.identity).collect();
+        // What RETURNING in WITH has handed on is masked already: only the target itself, at this level, is meant.
+        let here = |atom: &Atom| {
+            levels
+                .get(depth)
+                .is_some_and(|l| l.named().any(|n| n.scan == Some(atom.scan)))
+        };
+        let atoms: Vec<Atom> = hits.iter().filter_map(|h| h.identity).filter(here).collect();
         let Some(atom) = atoms.iter().copied().find(|a| self.is_masked_target(*a)) else {
             return Ok(());
         };
@@ -204,7 +210,12 @@ impl Walk<'_> {
 
     /// The bytes of a ColumnRef: names joined by dots.
     fn reference_span(&self, t: &Tree) -> Result<(usize, usize), Stop> {
-        let place = || unsupported("column-place", "a column reference whose place in the text can't be found");
+        let place = || {
+            unsupported(
+                "column-place",
+                "a column reference whose place in the text can't be found",
+            )
+        };
         let start = t.location().ok_or_else(place)?;
         let mut index = self.parsed.token_at(start).ok_or_else(place)?;
         for _ in 1..t.list("fields").len() {
@@ -238,8 +249,14 @@ impl Walk<'_> {
                     .location()
                     .and_then(|l| self.parsed.token_at(l))
                     .ok_or_else(place)?;
-                let comma = next.checked_sub(1).and_then(|i| self.parsed.token(i)).ok_or_else(place)?;
-                let last = next.checked_sub(2).and_then(|i| self.parsed.token(i)).ok_or_else(place)?;
+                let comma = next
+                    .checked_sub(1)
+                    .and_then(|i| self.parsed.token(i))
+                    .ok_or_else(place)?;
+                let last = next
+                    .checked_sub(2)
+                    .and_then(|i| self.parsed.token(i))
+                    .ok_or_else(place)?;
                 if comma.kind != Token::Ascii44 {
                     return Err(place().into());
                 }

@@ -1,0 +1,50 @@
+-- Objects that the attacks of attacks.toml use: functions, views, partitions, children, domains, triggers, rules, generated columns.
+CREATE FUNCTION peek_phone(n bigint) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT phone FROM crm.customers WHERE id = n';
+CREATE FUNCTION peek_dynamic(n bigint) RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS
+    $$ DECLARE r text; BEGIN EXECUTE 'SELECT ph' || 'one FROM crm.cust' || 'omers WHERE id = ' || n INTO r; RETURN r; END $$;
+CREATE FUNCTION peek_twice(n bigint) RETURNS text LANGUAGE sql AS 'SELECT peek_phone(n)';
+CREATE FUNCTION peek_atomic(n bigint) RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT phone FROM crm.customers WHERE id = n; END;
+CREATE FUNCTION peek_through_view(n bigint) RETURNS text LANGUAGE sql AS 'SELECT tel FROM crm.v_contacts WHERE id = n';
+CREATE FUNCTION peek_refcursor() RETURNS refcursor LANGUAGE plpgsql SECURITY DEFINER AS
+    $$ DECLARE c refcursor := 'peeked'; BEGIN OPEN c FOR SELECT phone FROM crm.customers; RETURN c; END $$;
+CREATE FUNCTION peek_rows() RETURNS SETOF crm.customers LANGUAGE sql SECURITY DEFINER AS 'TABLE crm.customers';
+CREATE PROCEDURE peek_call() LANGUAGE plpgsql AS $$ DECLARE t text; BEGIN SELECT phone INTO t FROM crm.customers LIMIT 1; RAISE NOTICE '%', t; END $$;
+CREATE FUNCTION peek_less(a text, b text) RETURNS boolean LANGUAGE sql AS 'SELECT a < (SELECT phone FROM crm.customers LIMIT 1)';
+CREATE OPERATOR public.<<<< (LEFTARG = text, RIGHTARG = text, FUNCTION = peek_less);
+CREATE FUNCTION peek_sum(text, bigint) RETURNS text LANGUAGE sql AS 'SELECT peek_phone($2)';
+CREATE AGGREGATE peek_all (bigint) (SFUNC = peek_sum, STYPE = text);
+CREATE DOMAIN peeked AS text CHECK (length(peek_phone(1)) > 0 AND value IS NOT NULL);
+CREATE FUNCTION loud(t text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RAISE NOTICE 'seen %', t; RETURN true; END $$;
+CREATE FUNCTION harmless(t text) RETURNS text LANGUAGE sql AS 'SELECT upper(t)';
+
+CREATE TABLE crm.visits (id int, customer_id bigint, place text, day date) PARTITION BY RANGE (day);
+CREATE TABLE crm.visits_2025 PARTITION OF crm.visits FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE crm.visits_2026 PARTITION OF crm.visits FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO crm.visits SELECT id, id, address, date '2025-06-01' + id::int FROM crm.customers;
+CREATE TABLE crm.people (customer_id bigint, phone text);
+CREATE TABLE crm.staff (desk text) INHERITS (crm.people);
+INSERT INTO crm.staff SELECT id, phone, 'desk ' || id FROM crm.customers WHERE grade <> 'vip+';
+CREATE DOMAIN crm.phone_number AS text CHECK (length(value) < 40);
+CREATE TABLE crm.cards (id int PRIMARY KEY, customer_id bigint, phone crm.phone_number, loud_phone text GENERATED ALWAYS AS (upper(phone)) STORED,
+    phones text[], extra jsonb);
+INSERT INTO crm.cards (id, customer_id, phone, phones, extra)
+    SELECT id, id, phone, ARRAY[phone, email], jsonb_build_object('phone', phone) FROM crm.customers WHERE grade <> 'vip+';
+CREATE MATERIALIZED VIEW crm.m_contacts AS SELECT id, phone AS tel, city FROM crm.customers;
+CREATE VIEW crm.v_barrier WITH (security_barrier) AS SELECT id, phone, grade FROM crm.customers WHERE grade <> 'vip+';
+CREATE VIEW crm.v_expression AS SELECT id, upper(name) || phone AS both FROM crm.customers;
+CREATE VIEW crm.v_updatable AS SELECT id, phone, city FROM crm.customers WHERE id < 100 WITH CHECK OPTION;
+CREATE VIEW crm.v_aggregate AS SELECT city, string_agg(phone, ',') AS phones, count(*) AS n FROM crm.customers GROUP BY city;
+
+CREATE TABLE crm.inbox (id int PRIMARY KEY, note text);
+CREATE FUNCTION fill_note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+    $$ BEGIN NEW.note := (SELECT phone FROM crm.customers WHERE id = NEW.id); RETURN NEW; END $$;
+CREATE TRIGGER fill BEFORE INSERT OR UPDATE ON crm.inbox FOR EACH ROW EXECUTE FUNCTION fill_note();
+CREATE TABLE crm.ruled (id int, note text);
+CREATE RULE also AS ON INSERT TO crm.ruled DO ALSO SELECT phone FROM crm.customers;
+CREATE TABLE crm.defaulted (id int, note text DEFAULT peek_phone(1));
+CREATE TABLE crm.checked (id int, note text CHECK (note < peek_phone(1)));
+CREATE TABLE crm.indexed (id int, note text);
+GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;
+GRANT CREATE ON SCHEMA public TO PUBLIC;
+SELECT lo_from_bytea(4711, convert_to(phone, 'UTF8')) FROM crm.customers LIMIT 1;
+ANALYZE;
