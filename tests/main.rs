@@ -10,6 +10,7 @@
 mod attacks;
 mod clients;
 mod harness;
+mod introspection;
 mod layout;
 mod limits;
 mod masks;

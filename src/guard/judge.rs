@@ -14,6 +14,17 @@ use crate::catalog::{Catalog, Relation, RelationName};
 use crate::policy::{InsertMasked, Standing, UnknownLogins};
 use crate::wire::Refusal;
 
+/// What the column `name` means in a statement that may read `pg_settings`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SettingRow {
+    /// The statement reads something else too, or is no such statement.
+    None,
+    /// Any setting that pg_settings lists.
+    Any,
+    /// This one.
+    One(String),
+}
+
 /// The decisions for one statement of one principal.
 pub struct Judge<'j> {
     pub(super) ground: &'j Ground,
@@ -24,8 +35,8 @@ pub struct Judge<'j> {
     pub(super) user_function: RefCell<bool>,
     /// A call of `set_config`.
     pub(super) sets: RefCell<bool>,
-    /// `… FROM pg_settings WHERE name = 'setting'`: what `name` is there (pg_dump asks so for a setting that may not exist).
-    pub(super) setting_row: RefCell<Option<String>>,
+    /// What the column `name` of the statement's one relation is, where that is `pg_settings`.
+    pub(super) setting_row: RefCell<SettingRow>,
     /// Function names as written, for the witness.
     pub(super) functions: RefCell<BTreeSet<Vec<String>>>,
 }
@@ -38,7 +49,7 @@ impl<'j> Judge<'j> {
             unrestricted: unrestricted(ground, request.standing),
             user_function: RefCell::new(false),
             sets: RefCell::new(false),
-            setting_row: RefCell::new(None),
+            setting_row: RefCell::new(SettingRow::None),
             functions: RefCell::new(BTreeSet::new()),
         }
     }
@@ -103,7 +114,13 @@ impl<'j> Judge<'j> {
         let row = self.setting_row.borrow();
         let literal = call.list("args").first().and_then(|a| match a.kind() {
             "AConst" => Some(a.field("val").text("sval")),
-            "ColumnRef" if a.names("fields").is_some_and(|f| f == ["name"]) => row.as_deref(),
+            "ColumnRef" if a.names("fields").is_some_and(|f| f.last().is_some_and(|n| n == "name")) => match &*row {
+                // pg_dump asks so for a setting that the server may not have.
+                SettingRow::One(setting) => Some(setting.as_str()),
+                // psql's \dconfig
+                SettingRow::Any if kind == SettingCall::Reads => Some(""),
+                SettingRow::Any | SettingRow::None => None,
+            },
             _ => None,
         });
         if kind == SettingCall::Writes {

@@ -37,7 +37,7 @@ use crate::meter::spec::HIDDEN_PREFIX;
 use crate::policy::{Policy, Standing};
 use crate::wire::Refusal;
 use functions::Reach;
-use judge::Judge;
+use judge::{Judge, SettingRow};
 use parse::Parsed;
 pub use plan::{Plan, StatementKind, StatementPlan};
 use protected::Protected;
@@ -414,26 +414,40 @@ impl Subject<'_> {
         result
     }
 
-    /// The setting that `SELECT … FROM pg_settings WHERE name = 'setting'` is about.
-    fn setting_row(&self) -> Option<String> {
-        let (from, condition) = (self.tree.list("from_clause"), self.tree.field("where_clause"));
-        let [relation] = from else { return None };
+    /// Where the statement reads `pg_settings` and nothing else: what its column `name` is. pg_settings does not list the settings that hold
+    /// the token's keys.
+    fn setting_row(&self) -> SettingRow {
+        let mut only = true;
+        let mut relation = None;
+        self.tree.walk(&mut |n| {
+            match n.kind() {
+                "RangeVar" if relation.is_none() => relation = Some(n),
+                "RangeVar" | "RangeSubselect" | "RangeFunction" | "RangeTableFunc" | "JsonTable" | "WithClause" => only = false,
+                _ => {}
+            }
+            true
+        });
+        let Some(relation) = relation.filter(|r| only && r.field("alias").list("colnames").is_empty()) else {
+            return SettingRow::None;
+        };
         let schema = relation.text("schemaname");
         let written = (!schema.is_empty()).then_some(schema);
-        let found = self
-            .judge
-            .ground
-            .catalog
-            .resolve(written, relation.text("relname"), self.judge.path())?;
-        let plain = found.name.schema == "pg_catalog"
-            && found.name.name == "pg_settings"
-            && relation.field("alias").is_null()
-            && self.tree.field("with_clause").is_null()
-            && condition.kind() == "AExpr"
-            && condition.names("name")? == ["="]
-            && condition.field("lexpr").names("fields")? == ["name"];
+        let catalog = &self.judge.ground.catalog;
+        let found = catalog.resolve(written, relation.text("relname"), self.judge.path());
+        if !found.is_some_and(|r| r.name.schema == "pg_catalog" && r.name.name == "pg_settings") {
+            return SettingRow::None;
+        }
+        let condition = self.tree.field("where_clause");
         let value = condition.field("rexpr");
-        (plain && value.kind() == "AConst").then(|| value.field("val").text("sval").to_owned())
+        let equals = condition.kind() == "AExpr"
+            && condition.names("name").is_some_and(|o| o == ["="])
+            && condition.field("lexpr").names("fields").is_some_and(|f| f == ["name"])
+            && value.kind() == "AConst";
+        if equals {
+            SettingRow::One(value.field("val").text("sval").to_owned())
+        } else {
+            SettingRow::Any
+        }
     }
 
     /// A type whose casts or checks call a user function.
