@@ -135,8 +135,7 @@ fn pg_dump_gives_the_dump_of_a_masked_copy() {
                 rows
             };
             let (got, wanted) = (rows(&got), rows(&wanted));
-            let difference: Vec<(&String, &String)> =
-                got.iter().zip(&wanted).filter(|(a, b)| a != b).take(3).collect();
+            let difference: Vec<(&String, &String)> = got.iter().zip(&wanted).filter(|(a, b)| a != b).take(3).collect();
             assert!(
                 got.len() == wanted.len() && difference.is_empty(),
                 "{login} {arguments:?}: {} lines, {} wanted; {difference:?}",

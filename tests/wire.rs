@@ -207,7 +207,20 @@ fn temporary_tables_do_not_stand_in_for_protected_ones() {
         raw.simple("CREATE TEMP TABLE customers (id int, phone text)").error,
         None
     );
-    assert_eq!(raw.simple("SELECT phone FROM customers").sqlstate(), "0A000");
+    // The transaction's own catalog is read on its own connection.
+    let own = raw.simple("SELECT phone FROM customers");
+    assert_eq!((own.error, own.rows.len()), (None, 0));
+    let other = raw.extended("SELECT phone FROM crm.customers WHERE id = 1", &[], false);
+    assert!(other.text(0, 0).contains("****"));
+    // What it makes of protected relations is protected before it is committed.
+    assert_eq!(
+        raw.simple(
+            "CREATE FUNCTION pg_temp.peek() RETURNS text LANGUAGE sql AS 'SELECT phone FROM crm.customers LIMIT 1'"
+        )
+        .error,
+        None
+    );
+    assert_eq!(raw.simple("SELECT pg_temp.peek()").sqlstate(), "42501");
     raw.simple("ROLLBACK");
     assert!(
         raw.simple("SELECT phone FROM customers WHERE id = 1")

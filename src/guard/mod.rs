@@ -422,7 +422,9 @@ impl Subject<'_> {
         self.tree.walk(&mut |n| {
             match n.kind() {
                 "RangeVar" if relation.is_none() => relation = Some(n),
-                "RangeVar" | "RangeSubselect" | "RangeFunction" | "RangeTableFunc" | "JsonTable" | "WithClause" => only = false,
+                "RangeVar" | "RangeSubselect" | "RangeFunction" | "RangeTableFunc" | "JsonTable" | "WithClause" => {
+                    only = false
+                }
                 _ => {}
             }
             true

@@ -155,10 +155,8 @@ fn apply(tree: &mut Tree, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
                 let client = tree.field("val").clone();
                 set(tree, "val", filled(element.field("val"), &client));
             }
-            (Intent::Condition { of, after, .. }, [element]) => {
-                if condition(tree, *of, after.is_some(), element) {
-                    applied.insert(number);
-                }
+            (Intent::Condition { of, after, .. }, [element]) if condition(tree, *of, after.is_some(), element) => {
+                applied.insert(number);
             }
             _ => {}
         }

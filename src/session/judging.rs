@@ -8,8 +8,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::notes::Note;
-use super::owed::{Charge, Key, Owed, Portal, Prepared};
+use super::owed::{Charge, Key, Owed, Portal, Prepared, Question};
 use super::{Action, Hold, Judge, Known, Session};
+use crate::catalog::introspect;
 use crate::guard::{Ground, Plan, Request, StatementKind, StatementPlan, Verdict};
 use crate::policy::Standing;
 use crate::principal::{Declared, Principal};
@@ -39,7 +40,7 @@ impl Session {
                 "try again",
             ));
         };
-        let ground = judge.ground();
+        let ground = self.own_ground.clone().unwrap_or_else(|| judge.ground());
         let unknown = self.known.is_none() || self.stale || self.catalog_behind;
         if unknown || self.status == b'E' {
             let nothing = Known {
@@ -70,14 +71,15 @@ impl Session {
                 return Judging::Wait;
             }
         }
+        if self.own_stale && (self.status == b'T' || self.pipeline) {
+            // What this transaction has made or changed, only its own connection can see.
+            self.read_catalog();
+            return Judging::Wait;
+        }
         let Some(known) = self.known.clone() else {
             return Judging::Wait;
         };
         match self.examine(judge.as_ref(), &ground, text, extended, &known, now) {
-            Ok((plan, _)) if self.transaction_ddl && plan.statements.iter().any(|s| !s.report.relations.is_empty()) => {
-                // What this transaction has made (a temporary table, say) may hide the relation that the shared catalog knows.
-                Judging::Refuse(uncommitted())
-            }
             Ok((plan, standing)) => {
                 let free = plan.statements.iter().all(|s| s.context_free);
                 let key = (!free).then(|| key(standing, &known, &ground));
@@ -85,10 +87,7 @@ impl Session {
             }
             Err(Verdict::Refuse(refusal)) => Judging::Refuse(refusal),
             Err(Verdict::Missing { otherwise, .. }) => {
-                if self.transaction_ddl {
-                    return Judging::Refuse(uncommitted());
-                }
-                if self.refreshed_for_front {
+                if self.refreshed_for_front || self.own_ground.is_some() {
                     return Judging::Refuse(otherwise);
                 }
                 self.refreshed_for_front = true;
@@ -142,7 +141,7 @@ impl Session {
         if self.stale || self.catalog_behind {
             return None;
         }
-        let ground = self.judge.as_ref()?.ground();
+        let ground = self.ground()?;
         let known = self.known.as_ref()?;
         let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
         Some(key(standing, known, &ground))
@@ -150,8 +149,7 @@ impl Session {
 
     /// Whose limits hold for what is started now.
     pub(super) fn charge_now(&self, now: Timestamp) -> Arc<Charge> {
-        let limits = self.judge.as_ref().zip(self.known.as_ref()).map(|(judge, known)| {
-            let ground = judge.ground();
+        let limits = self.ground().zip(self.known.as_ref()).map(|(ground, known)| {
             let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
             (
                 ground.policy.limits(&standing),
@@ -227,21 +225,49 @@ impl Session {
         for name in &names {
             text.push_str(&format!(", pg_catalog.current_setting('menshen.{name}', true)"));
         }
+        self.ask(PROBE, &text, Question::Settings(names));
+        self.end_of_questions();
+    }
+
+    /// Policy and catalog as this session sees them now.
+    pub(super) fn ground(&self) -> Option<Arc<Ground>> {
+        self.own_ground
+            .clone()
+            .or_else(|| self.judge.as_ref().map(|j| j.ground()))
+    }
+
+    /// Reads the catalog on the client's own connection, inside its transaction.
+    fn read_catalog(&mut self) {
+        // Definitions must be printed under an empty search_path, which is the client's business again afterwards.
+        const BEFORE: &str = "SELECT pg_catalog.set_config('menshen.kpath', pg_catalog.current_setting('search_path'), true), \
+             pg_catalog.set_config('search_path', '', true)";
+        const AFTER: &str =
+            "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('menshen.kpath'), true)";
+        self.ask("menshen.path", BEFORE, Question::Path);
+        self.ask("menshen.catalog", introspect::QUERY, Question::Catalog);
+        self.ask("menshen.pathback", AFTER, Question::PathBack);
+        self.end_of_questions();
+    }
+
+    fn ask(&mut self, name: &str, text: &str, question: Question) {
         for part in [
-            message::parse(PROBE, &text, &[]),
-            message::bind_plain(PROBE, PROBE),
-            message::execute(PROBE),
-            // A named portal lives until the transaction ends: the next probe of the same transaction needs its name.
-            message::close_portal(PROBE),
-            message::close_statement(PROBE),
+            message::parse(name, text, &[]),
+            message::bind_plain(name, name),
+            message::execute(name),
+            // A named portal lives until the transaction ends: the next question of the same transaction needs its name.
+            message::close_portal(name),
+            message::close_statement(name),
         ] {
             self.send_server(part);
         }
         self.owed.push_back(Owed::Probe {
-            names,
+            question,
             values: None,
             closed: false,
         });
+    }
+
+    fn end_of_questions(&mut self) {
         if self.pipeline {
             self.send_server(message::flush());
         } else {
@@ -249,6 +275,34 @@ impl Session {
             self.owed.push_back(Owed::Sync { own: true });
         }
         self.hold = Some(Hold::Probe);
+    }
+
+    /// A question of ours has been answered.
+    pub(super) fn answered(&mut self, question: Question, values: Option<Vec<Option<String>>>) {
+        match question {
+            Question::Settings(names) => self.probed(&names, values),
+            Question::Path => {}
+            Question::Catalog => {
+                let document = values.unwrap_or_default().into_iter().next().flatten();
+                self.own_catalogs += 1;
+                // Epochs of a session's own are no others': the shared ones count from below.
+                let epoch = u64::MAX / 2 + self.own_catalogs;
+                let catalog = document.and_then(|d| introspect::parse(&d, epoch).ok());
+                let Some((catalog, judge)) = catalog.zip(self.judge.as_ref()) else {
+                    self.violation("the server did not answer the question for its catalog");
+                    return;
+                };
+                let shared = judge.ground();
+                let ground = Ground::new(Arc::clone(&shared.policy), Arc::new(catalog), shared.pack.clone());
+                self.own_ground = Some(Arc::new(ground));
+                self.own_stale = false;
+            }
+            Question::PathBack => {
+                if self.hold == Some(Hold::Probe) {
+                    self.hold = None;
+                }
+            }
+        }
     }
 
     /// The probe's row has come.
@@ -313,14 +367,6 @@ fn key(standing: Standing, known: &Known, ground: &Ground) -> Key {
         policy: ground.policy.epoch,
         catalog: ground.catalog.epoch,
     }
-}
-
-fn uncommitted() -> Refusal {
-    Refusal::unsupported(
-        "uncommitted-ddl",
-        "Menshen cannot see what this transaction has changed in the catalog and not committed yet",
-        "commit the DDL first",
-    )
 }
 
 /// In an aborted transaction the server takes nothing but its end; its own words.

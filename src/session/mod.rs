@@ -135,6 +135,12 @@ pub struct Session {
     transaction_changed: bool,
     /// In the open transaction the catalog may have been changed.
     transaction_ddl: bool,
+    /// Policy and catalog as the open transaction sees them, where it has changed the catalog.
+    own_ground: Option<Arc<Ground>>,
+    /// The open transaction has changed the catalog since `own_ground` was read.
+    own_stale: bool,
+    /// Number of catalogs read by this session.
+    own_catalogs: u64,
     /// The shared catalog is older than this session's own DDL.
     catalog_behind: bool,
     /// A miss has already caused a refresh for the message at the front.

@@ -100,6 +100,19 @@ impl Running {
     }
 }
 
+/// What we ask the server ourselves, in the client's session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Question {
+    /// The settings that decisions depend on: search_path, role, and these of `menshen.…`.
+    Settings(Vec<String>),
+    /// Nothing: it sets `search_path` before and after the catalog is read.
+    Path,
+    /// The catalog as this transaction sees it.
+    Catalog,
+    /// Sets `search_path` back; the catalog has been read.
+    PathBack,
+}
+
 /// What is expected next from the server.
 #[derive(Debug)]
 pub(super) enum Owed {
@@ -139,10 +152,10 @@ pub(super) enum Owed {
         stopped: bool,
         prepared: Vec<(String, Arc<Prepared>)>,
     },
-    /// The answer to our probe of settings: ParseComplete, BindComplete, DataRow, CommandComplete, CloseComplete of its
+    /// The answer to a question of our own: ParseComplete, BindComplete, DataRow, CommandComplete, CloseComplete of its
     /// portal and of its statement.
     Probe {
-        names: Vec<String>,
+        question: Question,
         values: Option<Vec<Option<String>>>,
         closed: bool,
     },

@@ -130,7 +130,7 @@ impl Session {
 
     fn notice_response(&mut self, frame: Frame) {
         // Messages for the log show rows and plans. They come where the role's own settings ask for them.
-        let protects = self.judge.as_ref().is_some_and(|j| !j.ground().protected.is_empty());
+        let protects = self.ground().is_some_and(|g| !g.protected.is_empty());
         if protects && matches!(message::severity(&frame).as_str(), "DEBUG" | "LOG") {
             return;
         }
@@ -187,7 +187,7 @@ impl Session {
                     self.send_client(frame.bytes);
                 }
             }
-            Some(Owed::Probe { names, values, .. }) => self.probed(&names, values),
+            Some(Owed::Probe { question, values, .. }) => self.answered(question, values),
             _ => self.unowed(&frame),
         }
     }
@@ -363,6 +363,10 @@ impl Session {
             // The first temporary table puts its schema into the path.
             self.stale = true;
             self.transaction_ddl = true;
+            self.own_stale = true;
+        } else if self.transaction_ddl && matches!(plan.kind, StatementKind::Transaction) {
+            // ROLLBACK TO SAVEPOINT may have undone some of it.
+            self.own_stale = true;
         }
         match &plan.kind {
             StatementKind::Prepare { name, .. } => {
@@ -438,7 +442,9 @@ impl Session {
             Some(Owed::Execute { stopped: true, .. }) => self.skip_to_sync(),
             Some(Owed::Probe { .. }) => {
                 // An aborted transaction that we could not know of: the client's message gets the server's own answer.
-                self.owed.pop_front();
+                while matches!(self.owed.front(), Some(Owed::Probe { .. })) {
+                    self.owed.pop_front();
+                }
                 self.hold = None;
                 if matches!(self.owed.front(), Some(Owed::Sync { own: true })) {
                     self.status = b'E';
@@ -504,6 +510,8 @@ impl Session {
                 self.catalog_behind = true;
             }
             self.transaction_ddl = false;
+            self.own_ground = None;
+            self.own_stale = false;
         }
         if !own {
             self.send_client(frame.bytes);

@@ -214,6 +214,8 @@ impl Reach {
             return built_in();
         }
         let in_reach = |s: &str| match schema {
+            // An alias for the session's own temporary schema: those of other sessions only add to what is judged.
+            Some("pg_temp") => s.starts_with("pg_temp_"),
             Some(schema) => s == schema,
             None => search_path.iter().any(|p| p == s),
         };
