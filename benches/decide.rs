@@ -17,7 +17,7 @@ fn main() {
     };
     let policy = Arc::new(policy);
     let catalog = Arc::new(Catalog::default());
-    let ground = Ground::new(Arc::clone(&policy), catalog, None);
+    let ground = Ground::new(Arc::clone(&policy), catalog, None, None);
     let principal = Principal {
         login: "analyst".into(),
         groups: std::collections::BTreeSet::new(),

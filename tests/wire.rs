@@ -364,3 +364,50 @@ fn a_replication_connection_is_refused() {
         assert!(refused.is_err(), "replication={kind} was let in");
     }
 }
+
+#[test]
+fn a_new_column_is_masked_until_somebody_classifies_it() {
+    let server = Postgres::get();
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut analyst = menshen.connect("analyst", "");
+    assert_eq!(
+        analyst.simple("SELECT * FROM crm.customers WHERE id = 1").columns.len(),
+        10
+    );
+    server.sql(
+        &menshen.database,
+        "ALTER TABLE crm.customers ADD COLUMN wechat text; UPDATE crm.customers SET wechat = 'wx' || phone",
+    );
+    // The target's references are replaced one by one: one that the catalog does not know has it read anew.
+    let returned = analyst.simple("UPDATE crm.customers SET grade = 'x' WHERE id = 1 RETURNING wechat, id");
+    assert_eq!((returned.error.clone(), returned.text(0, 0)), (None, "NULL".to_owned()));
+    assert_eq!(
+        analyst
+            .simple("SELECT wechat FROM crm.customers WHERE id = 1")
+            .text(0, 0),
+        "NULL"
+    );
+    assert_eq!(
+        analyst.simple("SELECT * FROM crm.customers WHERE id = 1").columns.len(),
+        11
+    );
+    let mut dba = menshen.connect("dba", "");
+    assert!(
+        dba.simple("SELECT wechat FROM crm.customers WHERE id = 1")
+            .text(0, 0)
+            .starts_with("wx")
+    );
+    let log = std::fs::read_to_string(menshen.directory.path().join("log")).unwrap();
+    assert!(log.contains("crm.customers.wechat"), "{log}");
+    // A list of plain columns says it for good; the policy decides what becomes of others.
+    let plain = "person = \"id\"\nplain = [\"grade\", \"city\", \"created_at\"]";
+    let policy = unlimited_policy().replacen("person = \"id\"", plain, 1);
+    let strict = Menshen::on(
+        &menshen.database,
+        &policy.replace("version = 1", "version = 1\nunclassified = \"deny\""),
+        "",
+    );
+    let mut raw = strict.connect("analyst", "");
+    assert_eq!(raw.simple("SELECT wechat FROM crm.customers").sqlstate(), "42501");
+    assert_eq!(raw.simple("SELECT grade FROM crm.customers WHERE id = 2").error, None);
+}

@@ -58,7 +58,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
         Ok(catalog) => Arc::new(catalog),
         Err(why) => return failed(&why),
     };
-    let ground = Ground::new(Arc::clone(&rules.policy), catalog, rules.pack);
+    let ground = Ground::new(Arc::clone(&rules.policy), catalog, rules.pack, None);
     let principal = Principal {
         login: args.login.clone(),
         groups: ground.catalog.groups_of(&args.login),

@@ -8,20 +8,22 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::KnownColumns;
 use super::parse::{self, Parsed};
 use super::protected::{FilterSource, PersonKey, Protected, ProtectedColumn, Source};
 use super::scope::{Lookup, People, Stop, Treated, Walk};
 use super::tree::Tree;
 use crate::catalog::{Catalog, Oid, Relation, RelationKind, RelationName};
-use crate::policy::Policy;
+use crate::policy::{Policy, TableRule, UNCLASSIFIED};
 use crate::wire::Refusal;
 
 /// All protected relations by oid.
 #[must_use]
-pub fn protected_relations(policy: &Policy, catalog: &Catalog) -> HashMap<Oid, Arc<Protected>> {
+pub fn protected_relations(policy: &Policy, catalog: &Catalog, known: &KnownColumns) -> HashMap<Oid, Arc<Protected>> {
     let maker = Maker {
         policy,
         catalog,
+        known,
         done: RefCell::new(HashMap::new()),
         open: RefCell::new(BTreeSet::new()),
     };
@@ -43,6 +45,7 @@ pub fn protected_relations(policy: &Policy, catalog: &Catalog) -> HashMap<Oid, A
 struct Maker<'m> {
     policy: &'m Policy,
     catalog: &'m Catalog,
+    known: &'m KnownColumns,
     done: RefCell<HashMap<Oid, Option<Arc<Protected>>>>,
     open: RefCell<BTreeSet<Oid>>,
 }
@@ -90,7 +93,7 @@ impl Maker<'_> {
 
     fn table(&self, relation: &Relation) -> Option<Protected> {
         let (family, below) = self.family(relation);
-        let rules: Vec<(&RelationName, &crate::policy::TableRule, bool)> = family
+        let rules: Vec<(&RelationName, &TableRule, bool)> = family
             .iter()
             .filter_map(|oid| {
                 let name = &self.catalog.relations.get(oid)?.name;
@@ -128,7 +131,7 @@ impl Maker<'_> {
             .columns
             .iter()
             .map(|column| {
-                let own = class_of(&column.name);
+                let own = class_of(&column.name).or_else(|| self.unclassified(&rules, &column.name));
                 let identity = own.is_some() || column.generation.is_none();
                 let sources = match (&own, &column.generation) {
                     (None, Some(expression)) => named_in(expression, relation).filter_map(class_of).collect(),
@@ -162,6 +165,26 @@ impl Maker<'_> {
             keys: vec![key],
             filters,
             opaque: None,
+        })
+    }
+
+    /// A column that nobody has classified, by the rule nearest to the relation.
+    fn unclassified(&self, rules: &[(&RelationName, &TableRule, bool)], column: &str) -> Option<Source> {
+        let (name, _, _) = rules.first()?;
+        let looked_at = |name: &RelationName, rule: &TableRule| {
+            let plain = match &rule.plain {
+                Some(plain) => plain.contains(column),
+                None => self.known.get(name).is_none_or(|k| k.contains(column)),
+            };
+            plain || rule.person.as_deref() == Some(column)
+        };
+        if rules.iter().any(|(n, r, _)| looked_at(n, r)) {
+            return None;
+        }
+        Some(Source {
+            class: UNCLASSIFIED.to_owned(),
+            relation: (*name).clone(),
+            column: column.to_owned(),
         })
     }
 

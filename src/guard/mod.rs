@@ -34,7 +34,7 @@ use crate::catalog::{Catalog, Oid, RelationName};
 use crate::ledger::Pack;
 use crate::mask::TokenSettings;
 use crate::meter::spec::HIDDEN_PREFIX;
-use crate::policy::{Policy, Standing};
+use crate::policy::{Policy, Standing, UNCLASSIFIED};
 use crate::wire::Refusal;
 use functions::Reach;
 use judge::{Judge, SettingRow};
@@ -62,13 +62,37 @@ pub struct Ground {
     pub wire: Arc<HashMap<Oid, HashSet<i16>>>,
     /// Schemas that hold protected relations.
     pub schemas: BTreeSet<String>,
+    /// Columns of the policy's tables when this policy was loaded: those that come later are unclassified.
+    known: Arc<KnownColumns>,
+    /// Columns of protected tables that nobody has classified yet, as `schema.table.column`.
+    pub unclassified: BTreeSet<String>,
 }
+
+/// Columns by table.
+pub(crate) type KnownColumns = HashMap<RelationName, BTreeSet<String>>;
 
 impl Ground {
     /// Resolves a policy against a catalog: protected relations, view lineage, unsafe functions.
     #[must_use]
-    pub fn new(policy: Arc<Policy>, catalog: Arc<Catalog>, pack: Option<Arc<Pack>>) -> Self {
-        let protected = lineage::protected_relations(&policy, &catalog);
+    ///
+    /// `before` is what was in force before: under the same policy, columns that it did not have are unclassified.
+    pub fn new(policy: Arc<Policy>, catalog: Arc<Catalog>, pack: Option<Arc<Pack>>, before: Option<&Self>) -> Self {
+        let known = match before {
+            Some(before) if before.policy.epoch == policy.epoch => Arc::clone(&before.known),
+            Some(_) | None => Arc::new(columns_now(&policy, &catalog)),
+        };
+        let protected = lineage::protected_relations(&policy, &catalog, &known);
+        let unclassified = protected
+            .values()
+            .flat_map(|p| {
+                let new = p.columns.iter().filter(|c| {
+                    c.sources
+                        .iter()
+                        .any(|s| s.class == UNCLASSIFIED && s.relation == p.name)
+                });
+                new.map(move |c| format!("{}.{}.{}", p.name.schema, p.name.name, c.column.name))
+            })
+            .collect();
         let names: BTreeSet<RelationName> = protected.values().map(|p| p.name.clone()).collect();
         let reach = Reach::new(&catalog, &names, &policy.trusted_functions);
         let wire = protected
@@ -94,8 +118,20 @@ impl Ground {
             reach,
             wire: Arc::new(wire),
             schemas,
+            known,
+            unclassified,
         }
     }
+}
+
+fn columns_now(policy: &Policy, catalog: &Catalog) -> KnownColumns {
+    let tables = policy.tables.keys();
+    tables
+        .filter_map(|name| {
+            let relation = catalog.relation(&name.schema, &name.name)?;
+            Some((name.clone(), relation.columns.iter().map(|c| c.name.clone()).collect()))
+        })
+        .collect()
 }
 
 /// What the session knows when it asks.
@@ -392,6 +428,20 @@ impl Subject<'_> {
                         result = self.judge.function(&name, n);
                     }
                 }
+                // `value.function` calls a function of one argument.
+                "ColumnRef" => {
+                    let fields = n.names("fields").unwrap_or_default();
+                    result = fields
+                        .iter()
+                        .zip(fields.iter().skip(1))
+                        .try_for_each(|(of, name)| self.attribute(Some(of), name));
+                }
+                "AIndirection" => {
+                    result = n
+                        .list("indirection")
+                        .iter()
+                        .try_for_each(|part| self.attribute(None, part.text("sval")));
+                }
                 "TypeName" => {
                     if let Some(name) = n.names("names").and_then(|mut names| names.pop()) {
                         result = self.type_name(&name);
@@ -449,6 +499,59 @@ impl Subject<'_> {
             SettingRow::One(value.field("val").text("sval").to_owned())
         } else {
             SettingRow::Any
+        }
+    }
+
+    /// A name behind a dot may call a function of one argument, where it is no column of what stands before the dot (`of`).
+    fn attribute(&self, of: Option<&str>, name: &str) -> Result<(), Refusal> {
+        let ground = self.judge.ground;
+        let denied = match ground.reach.judge_call(None, name, self.judge.path()) {
+            functions::Call::BuiltIn(entry) => entry.map(|e| e.reason.clone()),
+            functions::Call::User(functions::Verdict::Refused { reason }) => Some(reason),
+            functions::Call::User(functions::Verdict::Safe) => None,
+        };
+        let Some(reason) = denied else { return Ok(()) };
+        if of.is_some_and(|of| self.has_column(of, name)) {
+            return Ok(());
+        }
+        Err(Refusal::denied(
+            "function-denied",
+            format!("permission denied for function \"{name}\": it {reason}"),
+            "call functions that work on their arguments alone",
+        ))
+    }
+
+    /// Whether `alias.column` can only mean a column: every relation of that alias has it; a sub-query of that alias may have it.
+    fn has_column(&self, alias: &str, column: &str) -> bool {
+        let catalog = &self.judge.ground.catalog;
+        let mut own = Vec::new();
+        let mut given = false;
+        self.tree.walk(&mut |n| {
+            match n.kind() {
+                "RangeVar" => {
+                    let schema = n.text("schemaname");
+                    let written = (!schema.is_empty()).then_some(schema);
+                    let found = catalog
+                        .resolve(written, n.text("relname"), self.judge.path())
+                        .is_some_and(|r| r.column(column).is_some());
+                    let shown = n.field("alias").text("aliasname");
+                    if alias == if shown.is_empty() { n.text("relname") } else { shown }
+                        || alias == n.text("schemaname")
+                    {
+                        own.push(found);
+                    }
+                    given |= found;
+                }
+                "ResTarget" => given |= n.text("name") == column,
+                "Alias" => given |= n.names("colnames").unwrap_or_default().iter().any(|c| c == column),
+                _ => {}
+            }
+            true
+        });
+        if own.is_empty() {
+            given
+        } else {
+            own.iter().all(|has| *has)
         }
     }
 

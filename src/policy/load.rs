@@ -12,7 +12,7 @@ use super::hours::Hours;
 use super::reader::{Placed, Reader, Section, did_you_mean};
 use super::{
     Class, Grant, InsertMasked, Limit, MaskSpec, Policy, Problem, Purpose, Role, Sanction, Scope, TableRule,
-    UnknownLogins,
+    Unclassified, UnknownLogins,
 };
 use crate::catalog::RelationName;
 
@@ -62,6 +62,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
             "thresholds",
             "unknown_logins",
             "insert_masked",
+            "unclassified",
             "classes",
             "tables",
             "roles",
@@ -114,6 +115,22 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
             }
         },
     };
+    let unclassified = match reader.string(root, "unclassified") {
+        None => Unclassified::default(),
+        Some((text, span)) => match text.as_str() {
+            "mask" => Unclassified::Mask,
+            "deny" => Unclassified::Deny,
+            "clear" => Unclassified::Clear,
+            other => {
+                reader.error(
+                    &span,
+                    format!("unclassified `{other}` is none of `mask`, `deny` and `clear`"),
+                    None,
+                );
+                Unclassified::Deny
+            }
+        },
+    };
     let classes = classes(reader, root);
     let tables = tables(reader, root, &classes);
     let purposes = purposes(reader, root);
@@ -139,6 +156,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
         classes,
         tables,
         unknown_logins,
+        unclassified,
         insert_masked,
         grants,
         trusted_functions,
@@ -221,7 +239,7 @@ fn tables<'t>(
     let mut tables = BTreeMap::new();
     let mut spaces: Vec<(RelationName, Range<usize>)> = Vec::new();
     for ((text, place), section) in reader.entries(root, "tables") {
-        reader.known(&section, &["person", "of", "columns"]);
+        reader.known(&section, &["person", "of", "columns", "plain"]);
         let Some(name) = relation_name(reader, &text, &place) else {
             continue;
         };
@@ -245,6 +263,15 @@ fn tables<'t>(
             column_lines.insert(column.clone(), reader.line(&at));
             columns.insert(column, class);
         }
+        let plain = section.get("plain").map(|_| {
+            let listed = reader.strings(&section, "plain");
+            for (column, span) in &listed {
+                if columns.contains_key(column) {
+                    reader.error(span, format!("column `{column}` is both classified and plain"), None);
+                }
+            }
+            listed.into_iter().map(|(c, _)| c).collect()
+        });
         let counted = columns
             .values()
             .any(|c| classes.get(c).is_some_and(|c| c.category.is_some()));
@@ -263,6 +290,7 @@ fn tables<'t>(
                 person,
                 of,
                 columns,
+                plain,
                 line,
                 column_lines,
             },

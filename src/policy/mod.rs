@@ -50,6 +50,9 @@ pub struct TableRule {
     pub columns: BTreeMap<String, String>,
     /// Line of the file.
     pub line: u32,
+    /// Columns that the owners of the policy have looked at and left unclassified, where they list them (`plain`): any other column is
+    /// then unclassified. Without the list, those that the table has when the policy is loaded are taken as looked at.
+    pub plain: Option<BTreeSet<String>>,
     /// Lines of the columns.
     pub column_lines: BTreeMap<String, u32>,
 }
@@ -78,6 +81,21 @@ pub enum UnknownLogins {
     Deny,
     /// Everything classified is masked.
     Mask,
+}
+
+/// The class of columns of protected tables that nobody has classified yet.
+pub const UNCLASSIFIED: &str = "unclassified";
+
+/// What happens to a column of a protected table that is new since the policy was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unclassified {
+    /// Masked whole.
+    #[default]
+    Mask,
+    /// May not be named.
+    Deny,
+    /// Passes.
+    Clear,
 }
 
 /// Whether new rows may hold values in columns that the principal sees masked.
@@ -173,6 +191,8 @@ pub struct Policy {
     pub tables: BTreeMap<RelationName, TableRule>,
     /// What a login that no role names gets.
     pub unknown_logins: UnknownLogins,
+    /// What happens to new columns of protected tables.
+    pub unclassified: Unclassified,
     /// Whether new rows may hold values in columns that the principal sees masked.
     pub insert_masked: InsertMasked,
     /// Grants in the order of the file.
@@ -463,6 +483,14 @@ pub fn decide(policy: &Policy, standing: &Standing, class: &str, relation: &Rela
             Treatment::Mask(known.mask.clone()),
             format!("default mask of class `{class}`"),
         ),
+        None if class == UNCLASSIFIED => {
+            let treatment = match policy.unclassified {
+                Unclassified::Mask => Treatment::Mask(MaskSpec::Null),
+                Unclassified::Deny => Treatment::Deny,
+                Unclassified::Clear => Treatment::Clear(ClearPermit(())),
+            };
+            decision(treatment, "the column is not classified yet".to_owned())
+        }
         None => decision(Treatment::Deny, format!("class `{class}` is not in the policy")),
     }
 }

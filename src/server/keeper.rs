@@ -45,7 +45,7 @@ impl Keeper {
         }
         let catalog = Arc::new(read(&shared.config, database, 1).await?);
         let rules = shared.rules.load_full();
-        let ground = resolve(rules, catalog).await?;
+        let ground = resolve(rules, catalog, None).await?;
         let keeper = Arc::new(Self {
             database: database.to_owned(),
             ground: ArcSwap::from_pointee(ground),
@@ -75,7 +75,7 @@ impl Keeper {
         };
         let rules = shared.rules.load_full();
         if !Arc::ptr_eq(&catalog, &old.catalog) || rules.policy.epoch != old.policy.epoch {
-            self.ground.store(Arc::new(resolve(rules, catalog).await?));
+            self.ground.store(Arc::new(resolve(rules, catalog, Some(old)).await?));
         }
         *done = covers;
         Ok(())
@@ -83,17 +83,38 @@ impl Keeper {
 
     async fn adopt(&self, rules: Arc<Rules>) -> Result<(), String> {
         let _reading = self.reading.lock().await;
-        let catalog = Arc::clone(&self.ground.load().catalog);
-        self.ground.store(Arc::new(resolve(rules, catalog).await?));
+        let old = self.ground.load_full();
+        let catalog = Arc::clone(&old.catalog);
+        self.ground.store(Arc::new(resolve(rules, catalog, Some(old)).await?));
         Ok(())
     }
 }
 
 /// Resolving parses every view: off the reactor, on a deep stack.
-async fn resolve(rules: Arc<Rules>, catalog: Arc<Catalog>) -> Result<Ground, String> {
-    tokio::task::spawn_blocking(move || Ground::new(Arc::clone(&rules.policy), catalog, rules.pack.clone()))
-        .await
-        .map_err(|e| e.to_string())
+async fn resolve(rules: Arc<Rules>, catalog: Arc<Catalog>, before: Option<Arc<Ground>>) -> Result<Ground, String> {
+    let ground = tokio::task::spawn_blocking({
+        let before = before.clone();
+        move || {
+            Ground::new(
+                Arc::clone(&rules.policy),
+                catalog,
+                rules.pack.clone(),
+                before.as_deref(),
+            )
+        }
+    })
+    .await
+    .map_err(|e| e.to_string())?;
+    for column in &ground.unclassified {
+        if before.as_ref().is_none_or(|b| !b.unclassified.contains(column)) {
+            tracing::warn!(
+                column,
+                treatment = ?ground.policy.unclassified,
+                "a column of a protected table is not classified: classify it, or list it under `plain`"
+            );
+        }
+    }
+    Ok(ground)
 }
 
 /// Reads a database's catalog by the service login.

@@ -293,7 +293,12 @@ impl Session {
                     return;
                 };
                 let shared = judge.ground();
-                let ground = Ground::new(Arc::clone(&shared.policy), Arc::new(catalog), shared.pack.clone());
+                let ground = Ground::new(
+                    Arc::clone(&shared.policy),
+                    Arc::new(catalog),
+                    shared.pack.clone(),
+                    Some(&shared),
+                );
                 self.own_ground = Some(Arc::new(ground));
                 self.own_stale = false;
             }

@@ -7,6 +7,7 @@ CREATE FUNCTION peek_atomic(n bigint) RETURNS text LANGUAGE sql BEGIN ATOMIC SEL
 CREATE FUNCTION peek_through_view(n bigint) RETURNS text LANGUAGE sql AS 'SELECT tel FROM crm.v_contacts WHERE id = n';
 CREATE FUNCTION peek_refcursor() RETURNS refcursor LANGUAGE plpgsql SECURITY DEFINER AS
     $$ DECLARE c refcursor := 'peeked'; BEGIN OPEN c FOR SELECT phone FROM crm.customers; RETURN c; END $$;
+CREATE FUNCTION peek_product(p crm.products) RETURNS text LANGUAGE sql AS 'SELECT phone FROM crm.customers WHERE id = p.id';
 CREATE FUNCTION peek_rows() RETURNS SETOF crm.customers LANGUAGE sql SECURITY DEFINER AS 'TABLE crm.customers';
 CREATE PROCEDURE peek_call() LANGUAGE plpgsql AS $$ DECLARE t text; BEGIN SELECT phone INTO t FROM crm.customers LIMIT 1; RAISE NOTICE '%', t; END $$;
 CREATE FUNCTION peek_less(a text, b text) RETURNS boolean LANGUAGE sql AS 'SELECT a < (SELECT phone FROM crm.customers LIMIT 1)';

@@ -185,6 +185,11 @@ impl Walk<'_> {
             }
         }
         self.locking(t, &level)?;
+        let labels = targets(t).iter().map(|target| match target.text("name") {
+            "" => expression::column_name(target.field("val")),
+            name => name.to_owned(),
+        });
+        self.labels.push(labels.collect());
         for clause in ["where_clause", "having_clause", "limit_offset", "limit_count"] {
             self.expression(t.field(clause), &level, env)?;
         }
@@ -193,6 +198,7 @@ impl Walk<'_> {
                 self.expression(part, &level, env)?;
             }
         }
+        self.labels.pop();
         let shape = Shape::of(t, self.look.catalog());
         self.outputs(t, &level, &shape, (scans_before, scans_after), env, carry)
     }

@@ -373,6 +373,8 @@ pub struct Walk<'w> {
     pub changes: Vec<Change>,
     /// A data modification is in it.
     pub writes: bool,
+    /// Names of the output columns of the query levels that are being walked: ORDER BY and GROUP BY may mean them.
+    labels: Vec<Vec<String>>,
     /// References are not evaluated (index inference): they stay as they are.
     inferring: bool,
     /// Hidden columns of the whole statement must stand behind all others.
@@ -408,6 +410,7 @@ impl<'w> Walk<'w> {
                 spelled: Vec::new(),
                 changes: Vec::new(),
                 writes: false,
+                labels: Vec::new(),
                 inferring: false,
                 at_end: people == People::AtEnd,
                 frame: 0,

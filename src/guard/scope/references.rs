@@ -223,6 +223,9 @@ impl Walk<'_> {
             );
         }
         // Output names in ORDER BY and GROUP BY end here too; otherwise it is whatever is in reach.
+        if !self.labels.iter().flatten().any(|l| l == name) {
+            self.must_be_known(name, levels)?;
+        }
         for level in levels {
             guess.extend(level.star().flat_map(|c| c.taint.iter().copied()));
         }

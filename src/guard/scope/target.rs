@@ -167,14 +167,17 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Where a target is masked, a qualified name that means nothing here must not be left to the server.
-    pub(super) fn must_resolve(&self, alias: &str, levels: &[&Level]) -> Result<(), Stop> {
-        let masked = levels.iter().any(|l| {
+    fn in_reach_of_masked_target(&self, levels: &[&Level]) -> bool {
+        levels.iter().any(|l| {
             l.named()
                 .filter_map(|n| self.scans.get(n.scan?))
                 .any(|s| s.target && s.restricted)
-        });
-        if !masked {
+        })
+    }
+
+    /// Where a target is masked, a qualified name that means nothing here must not be left to the server.
+    pub(super) fn must_resolve(&self, alias: &str, levels: &[&Level]) -> Result<(), Stop> {
+        if !self.in_reach_of_masked_target(levels) {
             return Ok(());
         }
         Err(Refusal {
@@ -185,6 +188,18 @@ impl Walk<'_> {
             )
         }
         .into())
+    }
+
+    /// Nor a column that the catalog does not have: it may be new, and then it is not classified.
+    pub(super) fn must_be_known(&self, name: &str, levels: &[&Level]) -> Result<(), Stop> {
+        if !self.in_reach_of_masked_target(levels) {
+            return Ok(());
+        }
+        let refusal = Refusal {
+            sqlstate: "42703",
+            ..unsupported("column-unknown", format!("column \"{name}\" does not exist"))
+        };
+        Err(Stop::Missing(name.to_owned(), refusal))
     }
 
     pub(super) fn change(&mut self, start: usize, end: usize, what: What) {
