@@ -174,3 +174,24 @@ fn sqlalchemy_reflects_and_maps() {
 fn django_inspects_and_saves() {
     python("django_shop.py");
 }
+
+#[test]
+fn every_built_in_of_this_server_is_on_the_list() {
+    let server = Postgres::get();
+    let names = server.sql(
+        "postgres",
+        "SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+          WHERE n.nspname IN ('pg_catalog', 'information_schema') AND p.oid < 16384",
+    );
+    let known = &menshen::guard::functions::BUILT_INS;
+    let missing: Vec<&str> = names.lines().filter(|n| !known.knows_function(n)).collect();
+    assert!(names.lines().count() > 2_000 && missing.is_empty(), "{missing:?}");
+    let relations = server.sql(
+        "postgres",
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname IN ('pg_catalog', 'information_schema') AND c.relkind IN ('r', 'v')",
+    );
+    let unknown = |full: &&str| full.split_once('.').is_none_or(|(s, n)| !known.knows_relation(s, n));
+    let missing: Vec<&str> = relations.lines().filter(unknown).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

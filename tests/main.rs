@@ -9,6 +9,7 @@
 
 mod attacks;
 mod clients;
+mod grants;
 mod harness;
 mod introspection;
 mod layout;

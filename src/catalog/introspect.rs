@@ -3,7 +3,7 @@
 //! The document holds arrays instead of objects because large catalogs have tens of thousands of columns. The query needs
 //! no privilege beyond what every login has; view definitions and function bodies are readable by all in PostgreSQL.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Deserialize;
 
@@ -62,6 +62,7 @@ SELECT pg_catalog.json_build_object(
            AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass) code WHERE code.function >= 16384),
   'casts', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, c.castfunc::bigint))
       FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type t ON t.oid IN (c.casttarget, c.castsource) WHERE c.castfunc >= 16384),
+  'types', (SELECT pg_catalog.json_agg(DISTINCT t.typname) FROM pg_catalog.pg_type t WHERE t.typcategory <> 'A'),
   'domains', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, x.refobjid::bigint))
       FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend x
             ON x.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND x.objid = c.oid
@@ -118,6 +119,7 @@ struct Document {
     code: Option<Vec<(Oid, Oid)>>,
     casts: Option<Vec<(String, Oid)>>,
     domains: Option<Vec<(String, Oid)>>,
+    types: Option<HashSet<String>>,
     functions: Option<Vec<FunctionRow>>,
     operators: Option<Vec<(String, String, String)>>,
     members: Option<Vec<(String, String)>>,
@@ -263,6 +265,7 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
         functions,
         operators,
         type_code,
+        types: document.types.unwrap_or_default(),
         memberships,
     })
 }

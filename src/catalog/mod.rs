@@ -6,7 +6,7 @@
 
 pub mod introspect;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Object identifier of PostgreSQL.
 pub type Oid = u32;
@@ -150,6 +150,8 @@ pub struct Catalog {
     pub operators: HashMap<String, Vec<(String, String)>>,
     /// User functions behind types by the type's bare name: casts from or to it, checks of domains.
     pub type_code: HashMap<String, Vec<Oid>>,
+    /// Bare names of all types that are no arrays: `type(value)` is a cast.
+    pub types: HashSet<String>,
     /// Role → every role it is a member of, directly or not.
     pub memberships: BTreeMap<String, BTreeSet<String>>,
 }
@@ -191,6 +193,7 @@ impl Catalog {
             && self.functions == other.functions
             && self.operators == other.operators
             && self.type_code == other.type_code
+            && self.types == other.types
             && self.memberships == other.memberships
             && self.server_version_num == other.server_version_num
     }

@@ -10,7 +10,7 @@ use super::protected::{Kind, Protected};
 use super::scope::{Lookup, Treated};
 use super::tree::Tree;
 use super::{Ground, Request, functions};
-use crate::catalog::{Catalog, Relation, RelationName};
+use crate::catalog::{Catalog, Relation, RelationKind, RelationName};
 use crate::policy::{InsertMasked, Standing, UnknownLogins};
 use crate::wire::Refusal;
 
@@ -58,6 +58,17 @@ impl<'j> Judge<'j> {
     pub(super) fn system_relation(&self, relation: &Relation) -> Result<(), Refusal> {
         if self.unrestricted {
             return Ok(());
+        }
+        let (schema, name) = (&relation.name.schema, &relation.name.name);
+        if matches!(schema.as_str(), "pg_catalog" | "information_schema")
+            && relation.kind != RelationKind::Toast
+            && !functions::BUILT_INS.knows_relation(schema, name)
+        {
+            return Err(Refusal::denied(
+                "system-relation-unknown",
+                format!("permission denied for relation \"{name}\": this Menshen does not know it"),
+                "a newer Menshen may; only a principal for whom nothing is masked may read it now",
+            ));
         }
         if let Some(entry) = functions::BUILT_INS.relation(&relation.name.schema, &relation.name.name) {
             return Err(Refusal::denied(
@@ -145,6 +156,29 @@ impl<'j> Judge<'j> {
                 "write the setting's name as a string literal",
             )),
         }
+    }
+}
+
+/// The refusal for a type whose casts or checks call a function that is refused.
+pub(super) fn type_opaque(name: &str, reason: &str) -> Refusal {
+    Refusal::denied(
+        "type-opaque",
+        format!("permission denied for type {name}: {reason}"),
+        "use another type, or ask the owners of the policy to trust the function",
+    )
+}
+
+/// The rule of a call that neither the catalog nor the list of built-in functions knows: the catalog may have to be read anew.
+pub(super) const UNKNOWN_FUNCTION: &str = "function-unknown";
+
+fn unknown_function(name: &str) -> Refusal {
+    Refusal {
+        sqlstate: "42883",
+        rule: UNKNOWN_FUNCTION,
+        message: format!("function {name} does not exist, or Menshen does not know it"),
+        hint: "check the name, schema and search_path".into(),
+        position: None,
+        incident: false,
     }
 }
 
@@ -275,6 +309,13 @@ impl Lookup for Judge<'_> {
                     ));
                 }
             }
+            // `type(value)` is a cast.
+            Call::Unknown if self.ground.catalog.types.contains(bare) => {
+                if let Some(reason) = self.ground.reach.code_behind_type(&self.ground.catalog, bare) {
+                    return Err(type_opaque(bare, reason));
+                }
+            }
+            Call::Unknown => return Err(unknown_function(&name.join("."))),
             Call::User(functions::Verdict::Safe) => *self.user_function.borrow_mut() = true,
             Call::User(functions::Verdict::Refused { reason }) => {
                 return Err(Refusal::denied(

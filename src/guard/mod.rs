@@ -173,6 +173,12 @@ pub enum Verdict {
 
 impl From<Refusal> for Verdict {
     fn from(refusal: Refusal) -> Self {
+        if refusal.rule == judge::UNKNOWN_FUNCTION {
+            return Self::Missing {
+                names: BTreeSet::new(),
+                otherwise: refusal,
+            };
+        }
         Self::Refuse(refusal)
     }
 }
@@ -180,7 +186,7 @@ impl From<Refusal> for Verdict {
 impl From<Stop> for Verdict {
     fn from(stop: Stop) -> Self {
         match stop {
-            Stop::Refuse(refusal) => Self::Refuse(refusal),
+            Stop::Refuse(refusal) => refusal.into(),
             Stop::Missing(name, otherwise) => Self::Missing {
                 names: BTreeSet::from([name]),
                 otherwise,
@@ -508,7 +514,7 @@ impl Subject<'_> {
         let denied = match ground.reach.judge_call(None, name, self.judge.path()) {
             functions::Call::BuiltIn(entry) => entry.map(|e| e.reason.clone()),
             functions::Call::User(functions::Verdict::Refused { reason }) => Some(reason),
-            functions::Call::User(functions::Verdict::Safe) => None,
+            functions::Call::User(functions::Verdict::Safe) | functions::Call::Unknown => None,
         };
         let Some(reason) = denied else { return Ok(()) };
         if of.is_some_and(|of| self.has_column(of, name)) {
@@ -560,11 +566,7 @@ impl Subject<'_> {
         let ground = self.judge.ground;
         match ground.reach.code_behind_type(&ground.catalog, name) {
             None => Ok(()),
-            Some(reason) => Err(Refusal::denied(
-                "type-opaque",
-                format!("permission denied for type {name}: {reason}"),
-                "use another type, or ask the owners of the policy to trust the function",
-            )),
+            Some(reason) => Err(judge::type_opaque(name, reason)),
         }
     }
 

@@ -1,5 +1,6 @@
 """The demo's queries by asyncpg: SCRAM, prepared statements, binary throughout, cursors by portal with row limits."""
 import asyncio
+import io
 import sys
 
 import asyncpg
@@ -27,11 +28,18 @@ async def main():
     async with conn.transaction():
         seen = [r async for r in conn.cursor("SELECT id, phone FROM crm.customers ORDER BY id", prefetch=7)]
     assert len(seen) > 150 and all(len(r) == 2 for r in seen)
+    changed = await conn.fetch("UPDATE crm.customers SET grade = $1 WHERE id < $2 RETURNING id, phone, id_card", "x", 4)
+    assert len(changed) == 2 and all("*" in (r["id_card"] or "*") for r in changed), changed
     try:
-        await conn.execute("UPDATE crm.customers SET grade = 'x'")
-        raise SystemExit("UPDATE was not refused")
-    except asyncpg.FeatureNotSupportedError:
+        await conn.execute("UPDATE crm.customers SET id_card = 'x'")
+        raise SystemExit("a masked column was written")
+    except asyncpg.InsufficientPrivilegeError:
         pass
+    out = io.BytesIO()
+    await conn.copy_from_query("SELECT id, id_card FROM crm.customers WHERE id < $1 ORDER BY id", 9, output=out, format="csv")
+    assert b"*" in out.getvalue() and b"menshen" not in out.getvalue(), out.getvalue()
+    await conn.copy_records_to_table("orders", schema_name="crm", columns=["id", "customer_id", "item"], records=[(80001, 1, "r")])
+    assert await conn.fetchval("SELECT item FROM crm.orders WHERE id = 80001") == "r"
     assert await conn.fetchval("SELECT count(*) FROM crm.products") == 50
     await conn.close()
     print("all right")

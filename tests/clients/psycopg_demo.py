@@ -31,11 +31,25 @@ with connect("support", "-c menshen.purpose=customer_service -c menshen.case=CS-
         a = conn.execute("SELECT phone FROM crm.customers WHERE id = 2")
         b = conn.execute("SELECT count(*) FROM crm.products")
     assert len(a.fetchone()) == 1 and b.fetchone() == (50,)
+    with conn.cursor() as cur:
+        for form in ("", " (FORMAT binary)", " (FORMAT csv, HEADER)"):
+            with cur.copy(f"COPY (SELECT id, phone, id_card FROM crm.customers ORDER BY id LIMIT 5) TO STDOUT{form}") as copy:
+                data = b"".join(bytes(block) for block in copy)
+            assert b"*" in data and b"menshen" not in data, data
+        with cur.copy("COPY crm.customers (id, phone) TO STDOUT") as copy:
+            assert all(len(row) == 2 for row in copy.rows())
+        with cur.copy("COPY crm.orders (id, customer_id, item) FROM STDIN") as copy:
+            copy.write_row((70001, 1, "copied"))
+        assert cur.execute("SELECT item FROM crm.orders WHERE id = 70001").fetchone() == ("copied",)
+    with conn.cursor("named") as cur:
+        cur.itersize = 3
+        rows = list(cur.execute("SELECT id, phone FROM crm.customers ORDER BY id LIMIT 10"))
+        assert len(rows) == 10 and all(len(r) == 2 for r in rows)
     try:
-        conn.execute("COPY crm.customers TO STDOUT")
-        raise SystemExit("COPY was not refused")
-    except psycopg.errors.FeatureNotSupported as e:
-        assert "copy-of-protected-relation" in e.diag.message_detail
+        conn.execute("UPDATE crm.customers SET id_card = 'x' WHERE id = 1")
+        raise SystemExit("a masked column was written")
+    except psycopg.errors.InsufficientPrivilege as e:
+        assert "write-masked-column" in e.diag.message_detail
     conn.rollback()
     assert conn.execute("SELECT 1").fetchone() == (1,)
 

@@ -1,6 +1,6 @@
 //! The list of built-ins, read once from the data file that is compiled in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -34,6 +34,8 @@ pub struct BuiltIns {
     relations: Vec<(String, String, Entry)>,
     columns: Vec<([String; 3], Entry)>,
     extensions: Vec<String>,
+    known_functions: HashSet<&'static str>,
+    known_relations: HashSet<&'static str>,
     /// Mistakes of the data file: none, a test says.
     pub mistakes: Vec<String>,
 }
@@ -49,6 +51,17 @@ impl BuiltIns {
         let table = reader.parse();
         if let Some(table) = &table {
             list.fill(&mut reader, &Section::root(table));
+        }
+        for line in include_str!("../../../policies/functions/known.txt").lines() {
+            match line.split('\t').collect::<Vec<_>>().as_slice() {
+                ["f", name, ..] => {
+                    list.known_functions.insert(name);
+                }
+                ["r", name, ..] => {
+                    list.known_relations.insert(name);
+                }
+                _ => {}
+            }
         }
         list.mistakes = reader.problems.iter().map(ToString::to_string).collect();
         list
@@ -105,6 +118,18 @@ impl BuiltIns {
                 .find(|(p, _)| name.starts_with(p.as_str()))
                 .map(|(_, e)| e)
         })
+    }
+
+    /// Whether a function of that name was there when the list was made, and was looked at.
+    #[must_use]
+    pub fn knows_function(&self, name: &str) -> bool {
+        self.known_functions.contains(name)
+    }
+
+    /// The same for a relation of `pg_catalog` or `information_schema`.
+    #[must_use]
+    pub fn knows_relation(&self, schema: &str, name: &str) -> bool {
+        self.known_relations.contains(format!("{schema}.{name}").as_str())
     }
 
     /// The entry of a relation.

@@ -33,6 +33,8 @@ pub enum Call<'c> {
     BuiltIn(Option<&'c Entry>),
     /// A function of the database.
     User(Verdict),
+    /// No function that the catalog or the list has: the call of a type's name, or nothing that is known.
+    Unknown,
 }
 
 /// What a call does to settings.
@@ -61,6 +63,8 @@ pub struct Reach {
     verdicts: HashMap<String, Vec<(String, Verdict)>>,
     /// Why functions are refused, by oid.
     refused: HashMap<Oid, String>,
+    /// Whether functions that nobody knows matter: where relations are protected.
+    everything_known: bool,
     /// Functions that the policy vouches for.
     trusted: Vec<GlobMatcher>,
     /// Why relations may not be written to: what runs then could reach protected relations.
@@ -148,6 +152,7 @@ impl Reach {
             refused,
             behind,
             trusted,
+            everything_known: true,
         }
     }
 
@@ -209,8 +214,11 @@ impl Reach {
     /// catalog does not have outside `pg_catalog` is a built-in, or the server will say that it does not exist.
     #[must_use]
     pub fn judge_call(&self, schema: Option<&str>, name: &str, search_path: &[String]) -> Call<'static> {
-        let built_in = || Call::BuiltIn(BUILT_INS.function(name));
-        if schema == Some("pg_catalog") {
+        let built_in = || match BUILT_INS.function(name) {
+            None if self.everything_known && !BUILT_INS.knows_function(name) => Call::Unknown,
+            entry => Call::BuiltIn(entry),
+        };
+        if matches!(schema, Some("pg_catalog" | "information_schema")) {
             return built_in();
         }
         let in_reach = |s: &str| match schema {
@@ -395,6 +403,7 @@ mod tests {
         match reach.judge_call(None, name, &["pg_catalog".into(), "public".into()]) {
             Call::User(Verdict::Refused { .. }) | Call::BuiltIn(Some(_)) => true,
             Call::User(Verdict::Safe) | Call::BuiltIn(None) => false,
+            Call::Unknown => true,
         }
     }
 
