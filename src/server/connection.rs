@@ -233,6 +233,11 @@ impl Connection {
                 Action::ToClient(bytes) => self.to_client.extend_from_slice(&bytes),
                 Action::ToServer(bytes) => self.to_server.extend_from_slice(&bytes),
                 Action::Charge(request) => self.charge(request),
+                Action::CatalogChanged => {
+                    if let Some(keeper) = &self.keeper {
+                        keeper.changed();
+                    }
+                }
                 Action::RefreshCatalog => self.refresh(),
                 Action::CancelUpstream => self.cancel(),
                 Action::Authenticated => {

@@ -22,11 +22,19 @@ pub struct Keeper {
     /// Held while the catalog is read: whoever waits for it uses what the one before has brought, if it began later.
     reading: Mutex<u64>,
     begun: std::sync::atomic::AtomicU64,
+    /// Changes of the catalog that sessions have told of, and how many of them the ground knows.
+    changes: std::sync::atomic::AtomicU64,
+    known_changes: std::sync::atomic::AtomicU64,
 }
 
 impl Judge for Keeper {
     fn ground(&self) -> Arc<Ground> {
         self.ground.load_full()
+    }
+
+    fn is_behind(&self) -> bool {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.known_changes.load(SeqCst) < self.changes.load(SeqCst)
     }
 }
 
@@ -51,9 +59,16 @@ impl Keeper {
             ground: ArcSwap::from_pointee(ground),
             reading: Mutex::new(0),
             begun: std::sync::atomic::AtomicU64::new(0),
+            changes: std::sync::atomic::AtomicU64::new(0),
+            known_changes: std::sync::atomic::AtomicU64::new(0),
         });
         let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(Arc::clone(keepers.entry(database.to_owned()).or_insert(keeper)))
+    }
+
+    /// A session has committed a change of the catalog.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// Reads the catalog anew. Requests that come while one is being read share the next.
@@ -65,6 +80,7 @@ impl Keeper {
             return Ok(()); // somebody began to read after we asked
         }
         let covers = self.begun.load(Ordering::SeqCst);
+        let changes = self.changes.load(Ordering::SeqCst);
         let old = self.ground.load_full();
         let mut fresh = read(&shared.config, &self.database, old.catalog.epoch + 1).await?;
         let catalog = if fresh.same_as(&old.catalog) {
@@ -78,6 +94,7 @@ impl Keeper {
             self.ground.store(Arc::new(resolve(rules, catalog, Some(old)).await?));
         }
         *done = covers;
+        self.known_changes.fetch_max(changes, Ordering::SeqCst);
         Ok(())
     }
 

@@ -41,7 +41,8 @@ impl Session {
             ));
         };
         let ground = self.own_ground.clone().unwrap_or_else(|| judge.ground());
-        let unknown = self.known.is_none() || self.stale || self.catalog_behind;
+        let behind = self.catalog_behind || judge.is_behind();
+        let unknown = self.known.is_none() || self.stale || behind;
         if unknown || self.status == b'E' {
             let nothing = Known {
                 search_path: vec!["pg_catalog".to_owned()],
@@ -61,12 +62,20 @@ impl Session {
             if self.status == b'E' {
                 return Judging::Refuse(aborted());
             }
-            if self.catalog_behind {
+            if behind && self.refreshed_for_front {
+                return Judging::Refuse(Refusal::unsupported(
+                    "catalog-behind",
+                    "the catalog has changed and Menshen cannot read it now",
+                    "the service login of Menshen cannot reach the database; tell its operators",
+                ));
+            }
+            if behind {
+                self.refreshed_for_front = true;
                 self.out.push(Action::RefreshCatalog);
                 self.hold = Some(Hold::Catalog);
                 return Judging::Wait;
             }
-            if unknown {
+            if self.known.is_none() || self.stale {
                 self.probe(&ground);
                 return Judging::Wait;
             }
@@ -138,7 +147,7 @@ impl Session {
 
     /// The key that a plan made now would have. `None`: settings must be asked first (and are, when a judgement needs them).
     pub(super) fn key_now(&self, now: Timestamp) -> Option<Key> {
-        if self.stale || self.catalog_behind {
+        if self.stale || self.catalog_behind || self.judge.as_ref().is_some_and(|j| j.is_behind()) {
             return None;
         }
         let ground = self.ground()?;

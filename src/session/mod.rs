@@ -54,6 +54,11 @@ pub trait Judge: Send + Sync {
     /// The newest policy and catalog of this database.
     fn ground(&self) -> Arc<Ground>;
 
+    /// Whether a session has changed the catalog since it was last read.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Judges a text.
     ///
     /// # Errors
@@ -72,6 +77,8 @@ pub enum Action {
     ToServer(Bytes),
     /// Charge the ledger and answer with [`Session::charged`]. At most one is open.
     Charge(ChargeRequest),
+    /// A change of the catalog has been committed: no session may judge by the old one.
+    CatalogChanged,
     /// Read the catalog anew and answer with [`Session::refreshed`].
     RefreshCatalog,
     /// Send a CancelRequest for this session's backend and answer with [`Session::cancelled`].

@@ -508,6 +508,8 @@ impl Session {
             self.transaction_changed = false;
             if self.transaction_ddl {
                 self.catalog_behind = true;
+                // Before the client hears of it: others may act on its word.
+                self.out.push(super::Action::CatalogChanged);
             }
             self.transaction_ddl = false;
             self.own_ground = None;
