@@ -258,3 +258,108 @@ fn every_shape_is_edited_and_its_edit_is_verified() {
         failures.join("\n")
     );
 }
+
+/// A statement, its edit, and what the edit intends.
+fn edit_of(sql: &str) -> (Tree, String, Vec<edit::Intent>) {
+    let look = look(false);
+    let parsed = parse::parse(sql).unwrap();
+    let statement = parsed.statements[0].field("stmt");
+    let (walk, _) = Walk::query(&look, &parsed, statement, People::Named).unwrap_or_else(|s| panic!("{sql}: {s:?}"));
+    let token = TokenSettings {
+        inner: "menshen.ki".into(),
+        outer: "menshen.ko".into(),
+    };
+    let edit = edit::edit(&parsed, &walk, &token, true, (0, sql.len())).unwrap();
+    (statement.clone(), edit.text, edit.intents)
+}
+
+/// Statements in which every kind of edit stands.
+const EDITED: [&str; 6] = [
+    "SELECT c.phone, crm.customers.id FROM crm.customers, crm.customers c WHERE c.id > 1 GROUP BY c.phone, crm.customers.id HAVING count(*) > 0 ORDER BY 1 LIMIT 5",
+    "WITH x AS (SELECT ctid, * FROM crm.customers) SELECT * FROM x JOIN crm.messages m ON m.customer_id = x.id",
+    "UPDATE crm.customers SET grade = upper(phone), city = 'x' FROM crm.messages m WHERE m.customer_id = customers.id AND phone > '1' RETURNING phone, customers.name || 'x', *",
+    "DELETE FROM crm.customers RETURNING *",
+    "INSERT INTO crm.customers AS c (id, grade) SELECT id, phone FROM crm.customers ON CONFLICT (id) DO UPDATE SET grade = c.phone WHERE c.name <> '' RETURNING c.email",
+    "MERGE INTO crm.customers c USING crm.orders o ON c.id = o.customer_id WHEN MATCHED AND c.phone > '' THEN UPDATE SET grade = c.name WHEN NOT MATCHED THEN INSERT (id) VALUES (o.id)",
+];
+
+#[test]
+fn verify_refuses_every_wrong_edit() {
+    let mut passed = Vec::new();
+    let mut tried = 0;
+    for sql in EDITED {
+        let (client, right, intents) = edit_of(sql);
+        verify::verify(&client, &right, &intents).unwrap_or_else(|r| panic!("{sql}: {r}\n{right}"));
+        let mut wrong: Vec<String> = vec![sql.to_owned(), format!("{right}; SELECT 1"), format!("EXPLAIN {right}")];
+        // A mask widened or dropped, another schema, a filter weakened, a relation swapped.
+        for (from, to) in [
+            ("NULL::text", "m.\"phone\""),
+            ("NULL::text", "(\"customers\".\"phone\")"),
+            ("NULL::date", "m.\"birth\""),
+            ("\"crm\".\"customers\"", "\"pg_temp\".\"customers\""),
+            ("\"crm\".\"customers\"", "\"customers\""),
+            ("\"crm\".\"messages\"", "\"crm\".\"customers\""),
+            ("IS NOT NULL", "IS NULL"),
+            (" OFFSET 0", ""),
+            ("CASE WHEN", "CASE WHEN true OR"),
+            ("ELSE false", "ELSE true"),
+            ("SELECT", "SELECT DISTINCT"),
+            (" AS m", " AS n"),
+            ("upper(", "pg_read_file("),
+            ("upper(", "public.upper("),
+        ] {
+            wrong.push(right.replacen(from, to, 1));
+        }
+        // A relation, a function or a condition smuggled in behind any token; a token left out or doubled.
+        let tokens = parse::parse(&right).unwrap().tokens;
+        for token in &tokens {
+            let (start, end) = (
+                usize::try_from(token.start).unwrap(),
+                usize::try_from(token.end).unwrap(),
+            );
+            for smuggled in [
+                ", crm.customers",
+                ", (SELECT max(phone) FROM crm.customers)",
+                " OR EXISTS (TABLE crm.customers)",
+                " AND pg_read_file('x') IS NULL",
+                " UNION ALL TABLE crm.customers",
+                ", query_to_xml('x', true, true, '')",
+                "::peeked",
+                ".*",
+                " NOT",
+                " ALL",
+            ] {
+                wrong.push(format!("{}{smuggled}{}", &right[..end], &right[end..]));
+            }
+            wrong.push(format!("{}{}", &right[..start], &right[end..]));
+            wrong.push(format!("{} {}", &right[..end], &right[start..]));
+        }
+        // The same for what is intended: an edit with fewer or more places than it says.
+        for at in 0..intents.len() {
+            let mut fewer = intents.clone();
+            fewer.remove(at);
+            if verify::verify(&client, &right, &fewer).is_ok() {
+                passed.push(format!("without intent {at}: {sql}"));
+            }
+        }
+        for text in wrong {
+            let same = parse::parse(&text).is_ok_and(|p| {
+                let mut a = p.statements.clone();
+                let mut b = parse::parse(&right).unwrap().statements;
+                a.iter_mut().chain(&mut b).for_each(Tree::strip_locations);
+                a == b
+            });
+            tried += 1;
+            if !same && verify::verify(&client, &text, &intents).is_ok() {
+                passed.push(text);
+            }
+        }
+    }
+    assert!(tried > 5_000, "only {tried} wrong edits");
+    assert!(
+        passed.is_empty(),
+        "{} wrong edits passed\n{}",
+        passed.len(),
+        passed.join("\n")
+    );
+}

@@ -97,3 +97,73 @@ fn hostile_texts_end_in_abstention() {
     // Deep, but within bounds: it must come back at all.
     let _ = object(&chain, &Accounted::default());
 }
+
+/// The first guard blinded to a kind of node: whatever it holds is missing from the account.
+fn blinded(sql: &str, kind: &str) -> Accounted {
+    let mut parsed = parse::parse(sql).unwrap();
+    for statement in &mut parsed.statements {
+        *statement = without(statement, kind);
+    }
+    let mut seen = Accounted {
+        statements: parsed.statements.len(),
+        ..Default::default()
+    };
+    super::super::account_trees(&parsed, &mut seen);
+    seen
+}
+
+fn without(tree: &super::super::tree::Tree, kind: &str) -> super::super::tree::Tree {
+    use super::super::tree::Tree;
+    match tree {
+        Tree::Node(k, _) if *k == kind => Tree::Null,
+        Tree::Node(k, fields) => Tree::Node(k, fields.iter().map(|(n, t)| (*n, without(t, kind))).collect()),
+        Tree::List(items) => Tree::List(items.iter().map(|t| without(t, kind)).collect()),
+        Tree::Null | Tree::Flag(_) | Tree::Int(_) | Tree::Text(_) => tree.clone(),
+    }
+}
+
+#[test]
+fn a_first_guard_that_is_blind_to_a_kind_of_node_is_objected_to() {
+    for (kind, sql) in [
+        ("RangeVar", "SELECT 1 FROM secret"),
+        ("SubLink", "SELECT 1 FROM a WHERE EXISTS (SELECT hidden FROM secret)"),
+        ("RangeSubselect", "SELECT 1 FROM (SELECT hidden FROM secret) x"),
+        ("CommonTableExpr", "WITH x AS (SELECT hidden FROM secret) SELECT 1"),
+        ("JoinExpr", "SELECT 1 FROM a JOIN secret ON a.x = secret.hidden"),
+        ("FuncCall", "SELECT leak(1) FROM a"),
+        ("ColumnRef", "SELECT hidden FROM a"),
+        ("CaseExpr", "SELECT CASE WHEN hidden = 1 THEN 2 END FROM a"),
+        ("CoalesceExpr", "SELECT coalesce(hidden, 1) FROM a"),
+        ("MinMaxExpr", "SELECT greatest(hidden, 1) FROM a"),
+        ("AArrayExpr", "SELECT ARRAY[hidden] FROM a"),
+        ("RowExpr", "SELECT ROW(hidden, 1) FROM a"),
+        ("AIndirection", "SELECT (hidden)[1] FROM a"),
+        ("TypeCast", "SELECT hidden::text FROM a"),
+        ("BoolExpr", "SELECT 1 FROM a WHERE x = 1 AND hidden = 2"),
+        ("NullTest", "SELECT 1 FROM a WHERE hidden IS NULL"),
+        ("BooleanTest", "SELECT 1 FROM a WHERE hidden IS TRUE"),
+        ("AExpr", "SELECT 1 FROM a WHERE hidden + 1 > 2"),
+        ("CollateClause", "SELECT hidden COLLATE \"C\" FROM a"),
+        ("SortBy", "SELECT 1 FROM a ORDER BY hidden"),
+        ("WindowDef", "SELECT rank() OVER (PARTITION BY hidden) FROM a"),
+        ("GroupingSet", "SELECT 1 FROM a GROUP BY ROLLUP (hidden)"),
+        ("RangeFunction", "SELECT 1 FROM leak(1) AS x"),
+        ("ReturningClause", "DELETE FROM a RETURNING hidden"),
+        (
+            "OnConflictClause",
+            "INSERT INTO a VALUES (1) ON CONFLICT (id) DO UPDATE SET x = hidden",
+        ),
+        (
+            "MergeWhenClause",
+            "MERGE INTO a USING b ON a.x = b.x WHEN MATCHED THEN UPDATE SET y = hidden",
+        ),
+        ("ResTarget", "UPDATE a SET x = hidden"),
+    ] {
+        assert!(!matches!(testimony(sql), Testimony::Objects(_)), "{sql}");
+        let said = object(sql, &blinded(sql, kind));
+        assert!(
+            matches!(said, Testimony::Objects(_)),
+            "blind to {kind}: {sql}: {said:?}"
+        );
+    }
+}
