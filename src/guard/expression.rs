@@ -4,7 +4,7 @@
 //! let through.
 
 /// Kinds of the raw grammar that make up expressions, by the struct names of `pg_query`.
-const KINDS: [&str; 57] = [
+const KINDS: [&str; 58] = [
     "AArrayExpr",
     "AConst",
     "AExpr",
@@ -45,6 +45,7 @@ const KINDS: [&str; 57] = [
     "JsonTablePathSpec",
     "JsonValueExpr",
     "List",
+    "MergeSupportFunc",
     "MinMaxExpr",
     "MultiAssignRef",
     "NamedArgExpr",
@@ -62,6 +63,21 @@ const KINDS: [&str; 57] = [
     "WindowDef",
     "XmlExpr",
     "XmlSerialize",
+];
+
+/// Names that the grammar of PostgreSQL 16 to 18 reads as forms of its own, and an older server as calls of functions.
+pub const NEWER_FORMS: [&str; 11] = [
+    "json",
+    "json_array",
+    "json_arrayagg",
+    "json_exists",
+    "json_object",
+    "json_objectagg",
+    "json_query",
+    "json_scalar",
+    "json_serialize",
+    "json_value",
+    "merge_action",
 ];
 
 /// Whether a node of that kind may stand in an expression.

@@ -434,6 +434,9 @@ impl Subject<'_> {
                         result = self.judge.function(&name, n);
                     }
                 }
+                kind if kind.starts_with("Json") || kind == "MergeSupportFunc" => {
+                    result = expression::NEWER_FORMS.iter().try_for_each(|name| self.form(name));
+                }
                 // `value.function` calls a function of one argument.
                 "ColumnRef" => {
                     let fields = n.names("fields").unwrap_or_default();
@@ -505,6 +508,20 @@ impl Subject<'_> {
             SettingRow::One(value.field("val").text("sval").to_owned())
         } else {
             SettingRow::Any
+        }
+    }
+
+    /// A form of the grammar that an older server reads as a call: a user function of that name is judged.
+    fn form(&self, name: &str) -> Result<(), Refusal> {
+        match self.judge.ground.reach.judge_call(None, name, self.judge.path()) {
+            functions::Call::User(functions::Verdict::Refused { reason }) => Err(Refusal::denied(
+                "function-opaque",
+                format!("permission denied for function \"{name}\": {reason}"),
+                "query the relations directly, or ask the owners of the policy to trust the function",
+            )),
+            functions::Call::User(functions::Verdict::Safe)
+            | functions::Call::BuiltIn(_)
+            | functions::Call::Unknown => Ok(()),
         }
     }
 

@@ -253,12 +253,22 @@ impl Walk<'_> {
                 )
                 .into());
             }
-            self.expression(clause.field("condition"), &level, env)?;
+            // What is in reach: both, the target alone (2), the source alone (3).
+            let target_alone = level_of(&target);
+            let source_alone = Level {
+                items: level.items.first().cloned().into_iter().collect(),
+            };
+            let level = match clause.int("match_kind") {
+                2 => &target_alone,
+                3 => &source_alone,
+                _ => &level,
+            };
+            self.expression(clause.field("condition"), level, env)?;
             // CmdType 4: INSERT; 3: UPDATE. DELETE and DO NOTHING assign nothing.
             if clause.int("command_type") == INSERT {
-                self.merge_insert(clause, &target, &level, env)?;
+                self.merge_insert(clause, &target, level, env)?;
             } else {
-                self.assignments(clause.list("target_list"), &target, &level, env)?;
+                self.assignments(clause.list("target_list"), &target, level, env)?;
             }
         }
         self.returning(t, &target, level, (before, after), env, carry)

@@ -19,8 +19,10 @@ const VALUE_FUNCTIONS: [&str; 14] = [
     "public",
 ];
 
-/// Special forms of PostgreSQL's grammar that `sqlparser` takes for functions (#18); they read nothing.
-const FORMS: [&str; 27] = [
+/// Special forms of PostgreSQL's grammar that `sqlparser` takes for functions (#18); they read nothing. Older servers know some of them
+/// as names of functions: `guard::Subject::functions` judges those.
+const FORMS: [&str; 37] = [
+    "all",
     "array",
     "cast",
     "ceil",
@@ -37,11 +39,20 @@ const FORMS: [&str; 27] = [
     "floor",
     "greatest",
     "grouping",
+    "json",
     "json_array",
+    "json_arrayagg",
+    "json_exists",
     "json_object",
+    "json_objectagg",
+    "json_query",
+    "json_scalar",
+    "json_serialize",
+    "json_value",
     "least",
     "localtime",
     "localtimestamp",
+    "merge_action",
     "normalize",
     "nullif",
     "row",
