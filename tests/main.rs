@@ -9,6 +9,8 @@
 
 mod attacks;
 mod clients;
+mod generated;
+mod generator;
 mod grants;
 mod harness;
 mod introspection;

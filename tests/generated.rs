@@ -1,0 +1,150 @@
+//! The masked-copy oracle over generated statements. `MENSHEN_GENERATED` says how many (for each role), `MENSHEN_SEED` where to begin.
+
+use std::collections::BTreeMap;
+
+use menshen::cli::demo::data;
+
+use crate::generator::Generator;
+use crate::harness::menshen::unlimited_policy;
+use crate::harness::raw::Answer;
+use crate::harness::{Menshen, Postgres, Raw};
+use crate::oracle::{ROLES, difference, leaks, masked_copy};
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn generated_statements_equal_the_masked_copy() {
+    let (count, first) = (number("MENSHEN_GENERATED", 700), number("MENSHEN_SEED", 1));
+    let server = Postgres::get();
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut failures = Vec::new();
+    let mut refusals: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    let (mut answered, mut refused, mut wrong) = (0, 0, 0);
+    for (login, options, masking, masked) in ROLES {
+        let copy = masked_copy(masking);
+        let mut through = menshen.connect(login, options);
+        let mut direct = Raw::connect(server.port, &copy, login, &data::password(login), "").unwrap();
+        for raw in [&mut through, &mut direct] {
+            raw.simple("SET statement_timeout = '8s'");
+        }
+        for seed in first..first + count {
+            let sql = Generator::new(seed).statement();
+            match run(&mut through, &mut direct, &sql, seed) {
+                Outcome::Same => answered += 1,
+                Outcome::Error => wrong += 1,
+                Outcome::Refused(why) => {
+                    refused += 1;
+                    let entry = refusals.entry(why).or_default();
+                    entry.0 += 1;
+                    if entry.1.is_empty() || entry.1.len() > sql.len() {
+                        entry.1.clone_from(&sql);
+                    }
+                }
+                Outcome::Different(why) => {
+                    let small = shrink(&mut through, &mut direct, &sql, seed);
+                    failures.push(format!("{login}, seed {seed}: {sql}\n  shrunk: {small}\n    {why}"));
+                }
+            }
+            if failures.len() > 5 {
+                break;
+            }
+        }
+        if masked {
+            let leaks = leaks(&through.received, server, &menshen.database, login);
+            assert!(leaks.is_empty(), "{login} received clear values: {leaks:?}");
+        }
+    }
+    println!("{answered} answered alike, {refused} refused, {wrong} in error on both sides");
+    for (why, (count, example)) in &refusals {
+        println!("{count:5}  {why}\n       {example}");
+    }
+    assert!(
+        failures.is_empty(),
+        "{} differ\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    assert!(refused * 10 < answered, "{refused} refused of {answered}: {refusals:?}");
+    assert!(wrong * 10 < answered, "{wrong} in error of {answered}");
+}
+
+enum Outcome {
+    Same,
+    /// The same error on both sides.
+    Error,
+    Refused(String),
+    Different(String),
+}
+
+fn run(through: &mut Raw, direct: &mut Raw, sql: &str, seed: u64) -> Outcome {
+    let ask = |raw: &mut Raw| -> Answer {
+        raw.simple("BEGIN");
+        let answer = match seed % 3 {
+            0 => raw.simple(sql),
+            1 => raw.extended(sql, &[], false),
+            _ => raw.extended(sql, &[], true),
+        };
+        raw.simple("ROLLBACK");
+        answer
+    };
+    let (got, wanted) = (ask(through), ask(direct));
+    if let Some((code, message)) = &got.error
+        && matches!(code.as_str(), "0A000" | "42501")
+        && wanted.sqlstate() != code
+    {
+        return Outcome::Refused(message.chars().take(110).collect());
+    }
+    if wanted.error.is_some() && got.sqlstate() == wanted.sqlstate() {
+        return Outcome::Error;
+    }
+    match difference(&got, &wanted, false) {
+        None => Outcome::Same,
+        Some(why) => Outcome::Different(why),
+    }
+}
+
+/// Leaves tokens out, the longest runs first, as long as the answers still differ and the copy answers at all.
+fn shrink(through: &mut Raw, direct: &mut Raw, sql: &str, seed: u64) -> String {
+    let mut small = sql.to_owned();
+    let mut tries = 0;
+    loop {
+        let Ok(parsed) = menshen::guard::parse::parse(&small) else {
+            return small;
+        };
+        let words: Vec<String> = parsed
+            .tokens
+            .iter()
+            .map(|t| {
+                parsed
+                    .slice(usize::try_from(t.start).unwrap(), usize::try_from(t.end).unwrap())
+                    .to_owned()
+            })
+            .collect();
+        let mut smaller = None;
+        let mut length = words.len() / 2;
+        'search: while length > 0 {
+            for at in 0..=words.len() - length {
+                let text = [&words[..at], &words[at + length..]].concat().join(" ");
+                if menshen::guard::parse::parse(&text).is_err() {
+                    continue;
+                }
+                tries += 1;
+                if tries > 400 {
+                    return small;
+                }
+                if matches!(run(through, direct, &text, seed), Outcome::Different(ref why) if !why.starts_with("error"))
+                {
+                    smaller = Some(text);
+                    break 'search;
+                }
+            }
+            length /= 2;
+        }
+        match smaller {
+            Some(text) => small = text,
+            None => return small,
+        }
+    }
+}
