@@ -187,3 +187,106 @@ fn insert_masked_closes_the_answer_of_unique_indexes() {
         None
     );
 }
+
+#[test]
+fn compare_deny_keeps_a_column_out_of_every_predicate() {
+    let policy = unlimited_policy().replace("mask = \"phone\" ", "mask = \"phone\"\ncompare = \"deny\" ");
+    let menshen = Menshen::with(&policy, "");
+    let mut raw = menshen.connect("analyst", "");
+    for sql in [
+        "SELECT id FROM crm.customers WHERE phone LIKE '138%'",
+        "SELECT id FROM crm.customers WHERE id = 1 OR phone = '1'",
+        "SELECT id FROM crm.customers ORDER BY phone",
+        "SELECT phone FROM crm.customers ORDER BY 1",
+        "SELECT phone AS p FROM crm.customers ORDER BY p",
+        "SELECT phone, count(*) FROM crm.customers GROUP BY phone",
+        "SELECT phone, count(*) FROM crm.customers GROUP BY 1",
+        "SELECT count(*) FROM crm.customers GROUP BY grade HAVING max(phone) > '1'",
+        "SELECT phone = '1' FROM crm.customers",
+        "SELECT phone LIKE '1%' FROM crm.customers",
+        "SELECT CASE WHEN phone > '1' THEN 1 END FROM crm.customers",
+        "SELECT DISTINCT ON (phone) id FROM crm.customers",
+        "SELECT rank() OVER (ORDER BY phone) FROM crm.customers",
+        "SELECT a.id FROM crm.customers a JOIN crm.customers b USING (phone)",
+        "SELECT a.id FROM crm.customers a JOIN crm.customers b ON a.phone = b.phone",
+        "SELECT id FROM (SELECT id, phone AS x FROM crm.customers) s WHERE x > '1'",
+        "SELECT 1 WHERE '1' IN (SELECT phone FROM crm.customers)",
+        "UPDATE crm.customers SET grade = 'x' WHERE phone = '1'",
+        "DELETE FROM crm.customers WHERE phone = '1'",
+    ] {
+        assert_eq!(raw.simple(sql).sqlstate(), "42501", "{sql}");
+    }
+    assert_eq!(
+        raw.simple("SELECT phone, upper(phone) FROM crm.customers WHERE name LIKE '王%' ORDER BY id")
+            .error,
+        None
+    );
+    let mut dba = menshen.connect("dba", "");
+    assert_eq!(
+        dba.simple("SELECT id FROM crm.customers WHERE phone LIKE '138%'").error,
+        None
+    );
+}
+
+#[test]
+fn groups_of_too_few_people_are_not_shown() {
+    let policy = unlimited_policy().replace("version = 1", "version = 1\nmin_group = 35");
+    let menshen = Menshen::with(&policy, "");
+    let wanted = clear(
+        &menshen,
+        "SELECT grade, count(*) FROM crm.customers GROUP BY grade HAVING count(DISTINCT id) >= 35 ORDER BY 1",
+    );
+    let mut raw = menshen.connect("analyst", "");
+    let all = |raw: &mut crate::harness::Raw, sql: &str| {
+        let answer = raw.simple(sql);
+        assert_eq!(answer.error, None, "{sql}");
+        (0..answer.rows.len())
+            .map(|r| format!("{}|{}", answer.text(r, 0), answer.text(r, 1)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let seen = all(
+        &mut raw,
+        "SELECT grade, count(*) FROM crm.customers GROUP BY grade ORDER BY 1",
+    );
+    assert!(seen == wanted && !seen.is_empty(), "{seen} instead of {wanted}");
+    for (sql, rows) in [
+        ("SELECT count(*) FROM crm.customers WHERE id < 5", 0),
+        ("SELECT count(*) FROM crm.customers", 1),
+        (
+            "SELECT grade, count(*) FROM crm.customers GROUP BY grade HAVING count(*) > 1 AND true ORDER BY 1 LIMIT 1",
+            1,
+        ),
+        (
+            "SELECT c.city, sum(o.total) FROM crm.customers c JOIN crm.orders o ON o.customer_id = c.id WHERE c.id < 9 GROUP BY c.city",
+            0,
+        ),
+        ("SELECT name, count(*) FROM crm.products GROUP BY name LIMIT 3", 3),
+        (
+            "SELECT 1 FROM crm.products WHERE EXISTS (SELECT max(grade) FROM crm.customers WHERE id = 1)",
+            0,
+        ),
+        (
+            "SELECT count(*) FROM crm.customers WHERE id = 1 UNION ALL SELECT count(*) FROM crm.customers",
+            1,
+        ),
+        ("SELECT id, grade FROM crm.customers WHERE id < 3", 2),
+    ] {
+        let answer = raw.simple(sql);
+        assert_eq!((answer.error, answer.rows.len()), (None, rows), "{sql}");
+    }
+    for sql in [
+        "SELECT count(*) FROM (SELECT grade FROM crm.customers WHERE id = 1) s",
+        "WITH x AS (SELECT grade FROM crm.customers) SELECT count(*) FROM x",
+        "SELECT count(*) FROM (SELECT 1 FROM crm.customers UNION ALL SELECT 2) s",
+    ] {
+        assert_eq!(raw.simple(sql).sqlstate(), "42501", "{sql}");
+    }
+    assert_eq!(
+        menshen
+            .connect("dba", "")
+            .simple("SELECT count(*) FROM crm.customers WHERE id < 5")
+            .text(0, 0),
+        "4"
+    );
+}

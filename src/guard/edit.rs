@@ -252,7 +252,12 @@ impl Editor<'_, '_> {
                 ..
             } => {
                 let before = format!("({filter})");
-                put(end, end, format!(" WHERE {before}"));
+                let keyword = if matches!(of, ConditionOf::Having(_)) {
+                    "HAVING"
+                } else {
+                    "WHERE"
+                };
+                put(end, end, format!(" {keyword} {before}"));
                 Intent::Condition {
                     of: *of,
                     before,

@@ -339,6 +339,10 @@ impl Lookup for Judge<'_> {
         self.code_behind(relation)
     }
 
+    fn min_group(&self) -> Option<u32> {
+        self.ground.policy.min_group
+    }
+
     fn may_insert_masked(&self) -> bool {
         self.ground.policy.insert_masked == InsertMasked::Allow
     }

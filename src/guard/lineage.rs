@@ -481,4 +481,7 @@ impl Lookup for Maker<'_> {
     fn may_insert_masked(&self) -> bool {
         true
     }
+    fn min_group(&self) -> Option<u32> {
+        None
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::catalog::{Column, Oid, RelationName};
 use crate::ledger::{Categories, Pack};
 use crate::mask;
-use crate::policy::{self, MaskSpec, Policy, Standing, Treatment};
+use crate::policy::{self, Compare, MaskSpec, Policy, Standing, Treatment};
 
 /// A protected relation.
 #[derive(Debug, Clone)]
@@ -85,6 +85,10 @@ pub struct ColumnTreatment {
     pub class: String,
     /// Categories that showing it counts in.
     pub counts: Categories,
+    /// What predicates see of it, where it is masked: the strictest of its classes.
+    pub compare: Compare,
+    /// Categories that a comparison of the clear value counts in.
+    pub compared: Categories,
     /// A grant says `write`: it may be assigned although it is not clear.
     pub write: bool,
     /// A grant says `derive`: its clear values may be stored anywhere.
@@ -123,6 +127,24 @@ impl Protected {
 }
 
 impl ProtectedColumn {
+    fn compare(&self, policy: &Policy) -> Compare {
+        let classes = || self.sources.iter().filter_map(|s| policy.classes.get(&s.class));
+        if classes().any(|c| c.compare == Compare::Deny) {
+            Compare::Deny
+        } else if self.identity && self.sources.len() == 1 && classes().all(|c| c.compare == Compare::Equality) {
+            Compare::Equality
+        } else {
+            Compare::Masked
+        }
+    }
+
+    fn category(&self, policy: &Policy, pack: Option<&Pack>) -> Categories {
+        let classes = self.sources.iter().filter_map(|s| policy.classes.get(&s.class));
+        classes
+            .filter_map(|c| pack?.category(c.category.as_deref()?))
+            .fold(Categories::NONE, Categories::union)
+    }
+
     /// What happens to it; `None` where it is not classified.
     #[must_use]
     pub fn treatment(&self, policy: &Policy, pack: Option<&Pack>, standing: &Standing) -> Option<ColumnTreatment> {
@@ -175,6 +197,8 @@ impl ProtectedColumn {
             rule,
             class: classes.join(", "),
             counts,
+            compare: self.compare(policy),
+            compared: self.category(policy, pack),
             write: self
                 .sources
                 .iter()

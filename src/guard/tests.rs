@@ -166,6 +166,8 @@ impl Lookup for Look {
                         },
                         rule: "test".into(),
                         class: c.column.name.clone(),
+                        compare: crate::policy::Compare::Masked,
+                        compared: Categories::NONE,
                         write: false,
                         derive: false,
                         counts: if self.clear { Categories(1) } else { Categories::NONE },
@@ -186,6 +188,9 @@ impl Lookup for Look {
     }
     fn may_insert_masked(&self) -> bool {
         true
+    }
+    fn min_group(&self) -> Option<u32> {
+        None
     }
     fn metered(&self) -> bool {
         true

@@ -155,7 +155,9 @@ fn apply(tree: &mut Tree, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
                 let client = tree.field("val").clone();
                 set(tree, "val", filled(element.field("val"), &client));
             }
-            (Intent::Condition { of, after, .. }, [element]) if condition(tree, *of, after.is_some(), element) => {
+            (Intent::Condition { of, after, .. }, [element])
+                if condition(tree, anchor, *of, after.is_some(), element) =>
+            {
                 applied.insert(number);
             }
             _ => {}
@@ -191,13 +193,20 @@ fn lists(tree: &mut Tree, list: &str, anchor: Option<Anchor>, parts: &[PartOf<'_
 }
 
 /// A row filter beside a condition. Says whether this is the statement that is meant, and has a condition or none as intended.
-fn condition(tree: &mut Tree, of: ConditionOf, written: bool, element: &Tree) -> bool {
+fn condition(tree: &mut Tree, anchor: Option<Anchor>, of: ConditionOf, written: bool, element: &Tree) -> bool {
     let (kinds, at, within, field): (&[&str], usize, Option<&str>, &str) = match of {
         ConditionOf::Modification(at) => (&["UpdateStmt", "DeleteStmt"], at, None, "where_clause"),
         ConditionOf::Conflict(at) => (&["InsertStmt"], at, Some("on_conflict_clause"), "where_clause"),
         ConditionOf::Merge(at) => (&["MergeStmt"], at, None, "join_condition"),
+        ConditionOf::Having(at) => {
+            if tree.kind() != "SelectStmt" || anchor != Some(at) {
+                return false;
+            }
+            (&["SelectStmt"], usize::MAX, None, "having_clause")
+        }
     };
-    if !kinds.contains(&tree.kind()) || tree.field("relation").location() != Some(at) {
+    let place = tree.field("relation").location();
+    if !kinds.contains(&tree.kind()) || place != Some(at) && at != usize::MAX {
         return false;
     }
     let node = match within {

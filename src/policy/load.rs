@@ -11,7 +11,7 @@ use regex::Regex;
 use super::hours::Hours;
 use super::reader::{Placed, Reader, Section, did_you_mean};
 use super::{
-    Class, Grant, InsertMasked, Limit, MaskSpec, Policy, Problem, Purpose, Role, Sanction, Scope, TableRule,
+    Class, Compare, Grant, InsertMasked, Limit, MaskSpec, Policy, Problem, Purpose, Role, Sanction, Scope, TableRule,
     Unclassified, UnknownLogins,
 };
 use crate::catalog::RelationName;
@@ -63,6 +63,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
             "unknown_logins",
             "insert_masked",
             "unclassified",
+            "min_group",
             "classes",
             "tables",
             "roles",
@@ -131,6 +132,13 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
             }
         },
     };
+    let min_group = reader.integer(root, "min_group").and_then(|(n, span)| {
+        let group = u32::try_from(n).ok().filter(|n| *n > 0);
+        if group.is_none() {
+            reader.error(&span, "min_group is not a number of people", None);
+        }
+        group
+    });
     let classes = classes(reader, root);
     let tables = tables(reader, root, &classes);
     let purposes = purposes(reader, root);
@@ -156,6 +164,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, epoch: u64) -> Policy {
         classes,
         tables,
         unknown_logins,
+        min_group,
         unclassified,
         insert_masked,
         grants,
@@ -188,7 +197,7 @@ fn globs<'t>(reader: &mut Reader<'t>, section: &Section<'t>, key: &str) -> Vec<G
 fn classes<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> BTreeMap<String, Class> {
     let mut classes = BTreeMap::new();
     for ((name, place), section) in reader.entries(root, "classes") {
-        reader.known(&section, &["category", "mask"]);
+        reader.known(&section, &["category", "mask", "compare"]);
         let category = reader.string(&section, "category").map(|(c, _)| c);
         let mask = reader
             .required(&section, "mask")
@@ -199,6 +208,22 @@ fn classes<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> BTreeMap<String, 
                     None
                 }
             });
+        let compare = match reader.string(&section, "compare") {
+            None => Compare::default(),
+            Some((text, span)) => match text.as_str() {
+                "masked" => Compare::Masked,
+                "equality" => Compare::Equality,
+                "deny" => Compare::Deny,
+                other => {
+                    reader.error(
+                        &span,
+                        format!("compare `{other}` is none of `masked`, `equality` and `deny`"),
+                        None,
+                    );
+                    Compare::Deny
+                }
+            },
+        };
         // A class with a bad mask still exists, so that what names it is not a second mistake.
         let line = reader.line(&place);
         classes.insert(
@@ -207,6 +232,7 @@ fn classes<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> BTreeMap<String, 
                 name,
                 category,
                 mask: mask.unwrap_or(MaskSpec::Null),
+                compare,
                 line,
             },
         );

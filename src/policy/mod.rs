@@ -35,6 +35,8 @@ pub struct Class {
     pub category: Option<String>,
     /// Default mask.
     pub mask: MaskSpec,
+    /// What predicates on a masked column of this class see.
+    pub compare: Compare,
     /// Line of the file.
     pub line: u32,
 }
@@ -85,6 +87,18 @@ pub enum UnknownLogins {
 
 /// The class of columns of protected tables that nobody has classified yet.
 pub const UNCLASSIFIED: &str = "unclassified";
+
+/// What predicates see of a column that is masked (PEERS B15: a mask that is shown may be compared; the clear value behind it not).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compare {
+    /// The mask, as everything else does.
+    #[default]
+    Masked,
+    /// The mask; but `column = constant` in WHERE compares the clear value, and whoever matches counts as shown.
+    Equality,
+    /// Nothing: no predicate, order or group may name the column.
+    Deny,
+}
 
 /// What happens to a column of a protected table that is new since the policy was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,6 +205,8 @@ pub struct Policy {
     pub tables: BTreeMap<RelationName, TableRule>,
     /// What a login that no role names gets.
     pub unknown_logins: UnknownLogins,
+    /// Fewest people that a group of an aggregate over protected rows may stand for, where the principal has something masked.
+    pub min_group: Option<u32>,
     /// What happens to new columns of protected tables.
     pub unclassified: Unclassified,
     /// Whether new rows may hold values in columns that the principal sees masked.

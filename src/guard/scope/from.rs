@@ -35,7 +35,7 @@ impl Walk<'_> {
                 Ok(self.derived(
                     output.columns,
                     output.hidden,
-                    output.packed,
+                    (output.packed, output.restricted),
                     thread,
                     alias,
                     "",
@@ -68,7 +68,7 @@ impl Walk<'_> {
         &mut self,
         columns: Vec<OutColumn>,
         hidden: Vec<Hidden>,
-        packed: bool,
+        (packed, restricted): (bool, bool),
         thread: usize,
         alias: &Tree,
         name: &str,
@@ -96,6 +96,7 @@ impl Walk<'_> {
             carries: !hidden.is_empty(),
             hidden,
             packed,
+            restricted,
         };
         Item {
             star: columns,
@@ -117,7 +118,7 @@ impl Walk<'_> {
             return Ok(self.derived(
                 cte.columns.clone(),
                 cte.hidden.clone(),
-                cte.packed,
+                (cte.packed, cte.restricted),
                 cte.thread,
                 alias,
                 name,
@@ -167,6 +168,7 @@ impl Walk<'_> {
                 carries: false,
                 hidden: Vec::new(),
                 packed: false,
+                restricted: false,
             };
             return Ok(Item {
                 star: columns,
@@ -242,6 +244,7 @@ impl Walk<'_> {
         let (span, only) = self
             .relation_span(location)
             .ok_or_else(|| unsupported("relation-place", "a relation whose place in the text can't be found"))?;
+        let treated_restricted = treated.replaced;
         self.scans.push(Scan {
             treatments: treated.treatments,
             replaced: treated.replaced,
@@ -271,6 +274,7 @@ impl Walk<'_> {
             carries: !hidden.is_empty(),
             hidden,
             packed,
+            restricted: treated_restricted,
         };
         Ok(Item {
             star: columns,
@@ -384,7 +388,10 @@ impl Walk<'_> {
             {
                 taint.extend(c.taint.iter().copied());
             }
-            self.touch(&taint)?;
+            self.predicates += 1;
+            let touched = self.touch(&taint);
+            self.predicates -= 1;
+            touched?;
             let identity = left
                 .star
                 .iter()
@@ -428,6 +435,7 @@ impl Walk<'_> {
             carries: named.iter().any(|n| n.carries),
             hidden,
             packed: named.iter().any(|n| n.packed),
+            restricted: named.iter().any(|n| n.restricted),
         };
         Ok(Item {
             star,

@@ -65,7 +65,7 @@ impl Walk<'_> {
             outer: env.outer,
         };
         let odd = !t.field("search_clause").is_null() || !t.field("cycle_clause").is_null();
-        let (mut columns, hidden, packed) = if recursive && self.names_relation(query, &name) {
+        let (mut columns, hidden, packed, restricted) = if recursive && self.names_relation(query, &name) {
             self.recursive(query, &name, &aliases, here, thread)?
         } else {
             let carry = if self.unthreaded.contains(&thread) {
@@ -74,7 +74,12 @@ impl Walk<'_> {
                 Carry::Yes
             };
             let output = self.statement(query, here, carry, false)?;
-            (rename(output.columns, &aliases), output.hidden, output.packed)
+            (
+                rename(output.columns, &aliases),
+                output.hidden,
+                output.packed,
+                output.restricted,
+            )
         };
         if odd {
             let taint = union(&columns);
@@ -89,6 +94,7 @@ impl Walk<'_> {
             columns,
             hidden,
             packed,
+            restricted,
             thread,
         })
     }
@@ -112,7 +118,7 @@ impl Walk<'_> {
         aliases: &[String],
         env: Env<'_>,
         thread: usize,
-    ) -> Result<(Vec<OutColumn>, Vec<Hidden>, bool), Stop> {
+    ) -> Result<(Vec<OutColumn>, Vec<Hidden>, bool, bool), Stop> {
         let (left, right) = (query.field("larg"), query.field("rarg"));
         if left.is_null() || right.is_null() || !query.field("with_clause").is_null() {
             return Err(unsupported(
@@ -129,6 +135,7 @@ impl Walk<'_> {
             columns: columns.clone(),
             hidden: Vec::new(),
             packed: first.packed,
+            restricted: first.restricted,
             thread,
         };
         let scope = CteScope {
@@ -151,7 +158,8 @@ impl Walk<'_> {
         for part in ["limit_offset", "limit_count"] {
             self.expression(query.field(part), &Level::default(), env)?;
         }
-        Ok((columns, Vec::new(), first.packed || second.packed))
+        let packed = first.packed || second.packed;
+        Ok((columns, Vec::new(), packed, first.restricted || second.restricted))
     }
 
     pub(super) fn thread(&mut self) -> usize {
@@ -200,7 +208,111 @@ impl Walk<'_> {
         }
         self.labels.pop();
         let shape = Shape::of(t, self.look.catalog());
-        self.outputs(t, &level, &shape, (scans_before, scans_after), env, carry)
+        let output = self.outputs(t, &level, &shape, (scans_before, scans_after), env, carry)?;
+        self.ordinals(t, &output)?;
+        if shape.grouped {
+            self.smallest_group(t, &level)?;
+        }
+        Ok(output)
+    }
+
+    /// `ORDER BY 2`, `GROUP BY 1`: an output column by its number is a predicate on it.
+    fn ordinals(&mut self, t: &Tree, output: &Output) -> Result<(), Stop> {
+        for part in t
+            .list("sort_clause")
+            .iter()
+            .map(|s| s.field("node"))
+            .chain(t.list("group_clause"))
+            .chain(t.list("distinct_clause"))
+        {
+            let value = part.field("val");
+            let number = if part.kind() == "AConst" { value.int("ival") } else { 0 };
+            let by_number = usize::try_from(number)
+                .ok()
+                .and_then(|n| output.columns.get(n.checked_sub(1)?));
+            let by_name = part
+                .names("fields")
+                .filter(|f| part.kind() == "ColumnRef" && f.len() == 1)
+                .and_then(|f| output.columns.iter().find(|c| c.name == f.first().cloned()));
+            if let Some(column) = by_number.or(by_name) {
+                self.predicates += 1;
+                let touched = self.touch(&column.taint);
+                self.predicates -= 1;
+                touched?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups over restricted rows must stand for enough people: a condition beside HAVING.
+    fn smallest_group(&mut self, t: &Tree, level: &Level) -> Result<(), Stop> {
+        use pg_query::protobuf::Token;
+        let Some(least) = self.look.min_group() else {
+            return Ok(());
+        };
+        let mut conditions = Vec::new();
+        for named in level.named().filter(|n| n.restricted) {
+            let Some(key) = named.keys.iter().find(|k| k.shape == KeyShape::One) else {
+                return Err(Refusal::denied(
+                    "min-group",
+                    format!(
+                        "permission denied: Menshen cannot prove that every group stands for at least {least} people"
+                    ),
+                    "aggregate over the protected relation itself, not over a sub-query or view of it",
+                )
+                .into());
+            };
+            conditions.push(format!(
+                "pg_catalog.count(DISTINCT {}.{}) OPERATOR(pg_catalog.>=) {least}",
+                quote(&named.alias),
+                quote(&key.column)
+            ));
+        }
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let place = || unsupported("condition-place", "a grouped query whose clauses can't be told apart");
+        let (end, anchor) = self.end_of_targets(t).ok_or_else(place)?;
+        let from = self
+            .parsed
+            .tokens
+            .partition_point(|k| usize::try_from(k.start).is_ok_and(|s| s < end));
+        const BEHIND: [Token; 9] = [
+            Token::Window,
+            Token::Union,
+            Token::Intersect,
+            Token::Except,
+            Token::Order,
+            Token::Limit,
+            Token::Offset,
+            Token::Fetch,
+            Token::For,
+        ];
+        let having = self.find_token(from, &[&[Token::Having], BEHIND.as_slice()].concat());
+        let written = self.parsed.token(having).is_some_and(|k| k.kind == Token::Having);
+        let stop = if written {
+            self.find_token(having + 1, &BEHIND)
+        } else {
+            having
+        };
+        let last = stop
+            .checked_sub(1)
+            .and_then(|i| self.parsed.token(i))
+            .ok_or_else(place)?
+            .end;
+        let start = if written {
+            self.parsed.token(having + 1).ok_or_else(place)?.start
+        } else {
+            last
+        };
+        let what = What::Filter {
+            of: ConditionOf::Having(anchor),
+            filter: conditions.join(" AND "),
+            condition: written,
+            leaks: false,
+        };
+        self.change(start, last, what);
+        Ok(())
     }
 
     /// The output columns of a level: a select list, or RETURNING (`t` is the SelectStmt or ReturningClause).
@@ -249,6 +361,7 @@ impl Walk<'_> {
             columns,
             hidden: Vec::new(),
             packed: false,
+            restricted: level.named().any(|n| n.restricted),
             plain: shape.plain,
             flowing: 0,
         };

@@ -190,6 +190,8 @@ pub struct Output {
     pub packed: bool,
     /// For lineage: no grouping, DISTINCT, LIMIT, window or set operation.
     pub plain: bool,
+    /// Its rows come from a relation that is restricted.
+    pub restricted: bool,
     /// How many of `hidden`, from the front, stand in the row because a `*` brings them.
     pub flowing: usize,
 }
@@ -227,6 +229,8 @@ pub trait Lookup {
     fn metered(&self) -> bool;
     /// Called for the target of every data modification: rules, triggers and defaults run code.
     fn modifies(&self, relation: &Relation) -> Result<(), Refusal>;
+    /// Fewest people of a group over restricted rows.
+    fn min_group(&self) -> Option<u32>;
     /// Whether new rows may hold values in columns that are not clear.
     fn may_insert_masked(&self) -> bool;
 }
@@ -271,6 +275,8 @@ struct Named {
     hidden: Vec<Hidden>,
     /// One row may hold several people whom no key names.
     packed: bool,
+    /// Its rows come from a relation that is restricted.
+    restricted: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -300,6 +306,7 @@ struct Cte {
     columns: Vec<OutColumn>,
     hidden: Vec<Hidden>,
     packed: bool,
+    restricted: bool,
     thread: usize,
 }
 
@@ -375,6 +382,8 @@ pub struct Walk<'w> {
     pub writes: bool,
     /// Names of the output columns of the query levels that are being walked: ORDER BY and GROUP BY may mean them.
     labels: Vec<Vec<String>>,
+    /// How many predicates, orders or groups surround what is being walked: its value does not reach the output as it is.
+    predicates: usize,
     /// References are not evaluated (index inference): they stay as they are.
     inferring: bool,
     /// Hidden columns of the whole statement must stand behind all others.
@@ -411,6 +420,7 @@ impl<'w> Walk<'w> {
                 changes: Vec::new(),
                 writes: false,
                 labels: Vec::new(),
+                predicates: 0,
                 inferring: false,
                 at_end: people == People::AtEnd,
                 frame: 0,
@@ -626,6 +636,7 @@ fn plain_named(alias: &str, columns: Vec<OutColumn>) -> Named {
         carries: false,
         hidden: Vec::new(),
         packed: false,
+        restricted: false,
     }
 }
 

@@ -420,6 +420,7 @@ impl Walk<'_> {
             carries: false,
             hidden: Vec::new(),
             packed,
+            restricted: false,
         };
         Ok(Target {
             named,

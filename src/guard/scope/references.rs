@@ -1,12 +1,16 @@
 //! Expressions: which column every reference means, and what the value derives from.
 
 use super::*;
+use crate::policy::Compare;
 
 impl Walk<'_> {
     /// Walks an expression whose value does not reach the output.
     pub(super) fn expression(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<(), Stop> {
         if !t.is_null() {
-            self.flow_any(t, level, env)?;
+            self.predicates += 1;
+            let flow = self.flow_any(t, level, env);
+            self.predicates -= 1;
+            flow?;
         }
         Ok(())
     }
@@ -82,6 +86,12 @@ impl Walk<'_> {
                 }
                 Ok(flow.derived())
             }
+            "AExpr" if is_comparison(t) => {
+                self.predicates += 1;
+                let flow = self.children(t, level, env);
+                self.predicates -= 1;
+                flow
+            }
             "NullTest" => {
                 self.expression(t.field("arg"), level, env)?;
                 Ok(Flow::default())
@@ -136,9 +146,22 @@ impl Walk<'_> {
     /// Refuses where one of these columns is denied.
     pub(super) fn touch(&self, taint: &Taint) -> Result<(), Stop> {
         for atom in taint {
-            if let Some(treatment) = self.treatment(*atom)
-                && treatment.kind == Kind::Deny
-            {
+            let Some(treatment) = self.treatment(*atom) else {
+                continue;
+            };
+            if self.predicates > 0 && treatment.compare == Compare::Deny && matches!(treatment.kind, Kind::Mask(_)) {
+                let name = self.scans.get(atom.scan).and_then(|s| s.protected.column(atom.attnum));
+                return Err(Refusal::denied(
+                    "compare-denied",
+                    format!(
+                        "permission denied to compare, order or group by column \"{}\": its class says compare = \"deny\"",
+                        name.map_or("", |c| c.column.name.as_str())
+                    ),
+                    "name it in the select list only",
+                )
+                .into());
+            }
+            if treatment.kind == Kind::Deny {
                 let scan = self.scans.get(atom.scan);
                 let column = scan
                     .and_then(|s| s.protected.column(atom.attnum))
@@ -412,4 +435,14 @@ impl Walk<'_> {
         self.touch(&union(&columns))?;
         Ok(columns)
     }
+}
+
+/// Whether an operator expression compares: its answer tells of the value without showing it.
+fn is_comparison(t: &Tree) -> bool {
+    const OPERATORS: [&str; 18] = [
+        "!~", "!~*", "!~~", "!~~*", "<", "<=", "<>", "=", ">", ">=", "@>", "<@", "~", "~*", "~<=~", "~<~", "~~", "~~*",
+    ];
+    // 1: an operator; others are ANY, ALL, DISTINCT, NULLIF, IN, LIKE, SIMILAR, BETWEEN …
+    let name = t.names("name").and_then(|mut n| n.pop()).unwrap_or_default();
+    t.int("kind") != 1 || OPERATORS.contains(&name.as_str())
 }

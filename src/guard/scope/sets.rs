@@ -18,6 +18,7 @@ impl Walk<'_> {
                 columns,
                 hidden: Vec::new(),
                 packed: left.packed || right.packed,
+                restricted: left.restricted || right.restricted,
                 plain: false,
                 flowing: 0,
             }
@@ -98,6 +99,7 @@ impl Walk<'_> {
             self.inserts.extend(rebuilt);
         }
         let packed = outputs.iter().any(|(o, _)| o.packed);
+        let restricted = outputs.iter().any(|(o, _)| o.restricted);
         let mut parts = outputs.into_iter().map(|(o, _)| o.columns);
         let mut columns = parts.next().unwrap_or_default();
         for more in parts {
@@ -107,6 +109,7 @@ impl Walk<'_> {
             columns,
             hidden,
             packed,
+            restricted,
             plain: false,
             flowing: 0,
         })
@@ -139,6 +142,7 @@ impl Walk<'_> {
             columns,
             hidden: Vec::new(),
             packed,
+            restricted: false,
             plain: false,
             flowing: 0,
         })

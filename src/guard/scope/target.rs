@@ -87,6 +87,8 @@ pub enum ConditionOf {
     Conflict(usize),
     /// ON of MERGE.
     Merge(usize),
+    /// HAVING of the query with this select list.
+    Having(Anchor),
 }
 
 /// The elements of a select list or of RETURNING.
