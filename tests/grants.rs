@@ -290,3 +290,51 @@ fn groups_of_too_few_people_are_not_shown() {
         "4"
     );
 }
+
+#[test]
+fn compare_equality_finds_the_person_and_counts_them() {
+    let policy = unlimited_policy().replace("mask = \"phone\" ", "mask = \"phone\"\ncompare = \"equality\" ");
+    let menshen = Menshen::with(&policy, "");
+    let phone = clear(&menshen, "SELECT phone FROM crm.customers WHERE id = 7");
+    let mut raw = menshen.connect("analyst", "");
+    let found = raw.simple(&format!("SELECT id, phone FROM crm.customers WHERE phone = '{phone}'"));
+    assert_eq!((found.error.clone(), found.rows.len()), (None, 1), "{found:?}");
+    assert!(found.text(0, 0) == "7" && found.text(0, 1).contains("****"));
+    for (sql, parameters) in [
+        (
+            "SELECT count(*) FROM crm.customers c WHERE c.phone = $1",
+            vec![phone.as_str()],
+        ),
+        (
+            "SELECT * FROM crm.customers WHERE $1::character varying = phone AND grade <> 'x'",
+            vec![&phone],
+        ),
+        (
+            "SELECT o.id FROM crm.customers c JOIN crm.orders o ON o.customer_id = c.id WHERE c.phone = $1::text LIMIT 1",
+            vec![&phone],
+        ),
+    ] {
+        let answer = raw.extended(sql, &parameters, true);
+        assert_eq!((answer.error, answer.rows.len()), (None, 1), "{sql}");
+    }
+    // Only this form, and only there: everything else sees the mask.
+    for sql in [
+        format!("SELECT id FROM crm.customers WHERE phone LIKE '{phone}%'"),
+        format!("SELECT id FROM crm.customers WHERE NOT (phone <> '{phone}')"),
+        format!("SELECT id FROM crm.customers WHERE phone = '{phone}' OR false"),
+        format!("SELECT id FROM crm.customers WHERE phone = concat('{phone}', '')"),
+        format!("SELECT 1 FROM crm.products WHERE EXISTS (SELECT 1 FROM crm.customers WHERE phone = '{phone}')"),
+        format!("SELECT id FROM (SELECT * FROM crm.customers) s WHERE phone = '{phone}'"),
+    ] {
+        let answer = raw.simple(&sql);
+        assert_eq!((answer.error, answer.rows.len()), (None, 0), "{sql}");
+    }
+    // The search counted the person, although the number was shown masked.
+    let counted = |line: &str| line.contains("\"release\"") && line.contains("\"new_people\":[0,0,1]");
+    assert_eq!(
+        menshen.audit().lines().filter(|l| counted(l)).count(),
+        1,
+        "{}",
+        menshen.audit()
+    );
+}

@@ -81,6 +81,13 @@ pub enum Intent {
         /// The query.
         text: String,
     },
+    /// The AExpr at this location becomes the expression of `SELECT <text>`.
+    Comparison {
+        /// Location of the AExpr: that of its operator.
+        location: usize,
+        /// The expression.
+        text: String,
+    },
     /// The options of EXPLAIN become these.
     Options {
         /// As in `EXPLAIN (<text>)`.
@@ -229,6 +236,13 @@ impl Editor<'_, '_> {
                 Intent::Label {
                     location: *target,
                     name: name.clone(),
+                }
+            }
+            What::Comparison { location, text } => {
+                put(start, end, text.clone());
+                Intent::Comparison {
+                    location: *location,
+                    text: text.clone(),
                 }
             }
             What::Options { text } => {

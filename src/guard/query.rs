@@ -197,6 +197,11 @@ pub(super) fn meter(walk: &Walk<'_>, output: &Output) -> Result<MeterSpec, Refus
         let entry = by_key.entry((atom.scan, key)).or_default();
         *entry = entry.union(counts);
     }
+    for (key, categories) in &output.compared {
+        let entry = by_key.entry(*key).or_default();
+        *entry = entry.union(*categories);
+    }
+    by_key.retain(|_, categories| !categories.is_empty());
     let space = |key: &(usize, usize)| {
         walk.scans
             .get(key.0)

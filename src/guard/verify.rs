@@ -54,9 +54,10 @@ struct PartOf<'i> {
 fn elements(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
     let (text, field) = match intent {
         Intent::Relation { text, .. } => (format!("SELECT FROM {text}"), "from_clause"),
-        Intent::Target { text, .. } | Intent::Spell { text, .. } | Intent::Reference { text, .. } => {
-            (format!("SELECT {text}"), "target_list")
-        }
+        Intent::Target { text, .. }
+        | Intent::Spell { text, .. }
+        | Intent::Reference { text, .. }
+        | Intent::Comparison { text, .. } => (format!("SELECT {text}"), "target_list"),
         Intent::Value { before, after, .. } => (format!("SELECT {before}{PLACE}{after}"), "target_list"),
         Intent::Condition {
             before,
@@ -101,7 +102,10 @@ fn apply(tree: &mut Tree, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
                 *tree = element;
                 return;
             }
-            ("ColumnRef", Intent::Reference { location: at, .. }, [element]) if location == Some(*at) => {
+            ("ColumnRef", Intent::Reference { location: at, .. }, [element])
+            | ("AExpr", Intent::Comparison { location: at, .. }, [element])
+                if location == Some(*at) =>
+            {
                 applied.insert(number);
                 *tree = element.field("val").clone();
                 return;

@@ -198,6 +198,12 @@ impl Walk<'_> {
             name => name.to_owned(),
         });
         self.labels.push(labels.collect());
+        let whole = top && self.frame == 0 && carry == Carry::Yes;
+        let compared = if whole {
+            self.equalities(t.field("where_clause"), &level)?
+        } else {
+            Vec::new()
+        };
         for clause in ["where_clause", "having_clause", "limit_offset", "limit_count"] {
             self.expression(t.field(clause), &level, env)?;
         }
@@ -208,7 +214,8 @@ impl Walk<'_> {
         }
         self.labels.pop();
         let shape = Shape::of(t, self.look.catalog());
-        let output = self.outputs(t, &level, &shape, (scans_before, scans_after), env, carry)?;
+        let mut output = self.outputs(t, &level, &shape, (scans_before, scans_after), env, carry, &compared)?;
+        output.compared = compared;
         self.ordinals(t, &output)?;
         if shape.grouped {
             self.smallest_group(t, &level)?;
@@ -315,7 +322,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The output columns of a level: a select list, or RETURNING (`t` is the SelectStmt or ReturningClause).
+    /// The output columns of a level: a select list, or RETURNING (`t` is the SelectStmt or ReturningClause). `compared`: whom the level's
+    /// conditions show besides.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one query level")]
     pub(super) fn outputs(
         &mut self,
         t: &Tree,
@@ -324,6 +333,7 @@ impl Walk<'_> {
         own: (usize, usize),
         env: Env<'_>,
         carry: Carry,
+        compared: &[((ScanId, usize), Categories)],
     ) -> Result<Output, Stop> {
         let mut columns = Vec::new();
         let mut sublinks: Vec<SubUse<'_>> = Vec::new();
@@ -361,6 +371,7 @@ impl Walk<'_> {
             columns,
             hidden: Vec::new(),
             packed: false,
+            compared: Vec::new(),
             restricted: level.named().any(|n| n.restricted),
             plain: shape.plain,
             flowing: 0,
@@ -378,6 +389,7 @@ impl Walk<'_> {
             .into_iter()
             .filter(|a| !self.counts(*a).is_empty())
             .map(|a| self.key_of(a))
+            .chain(compared.iter().filter(|(_, c)| !c.is_empty()).map(|(key, _)| *key))
             .collect();
         if shown.is_empty() {
             return Ok(output);

@@ -9,6 +9,7 @@
 //! reference that can't be pinned to one column is taken to mean every column in reach.
 
 mod carry;
+mod equality;
 mod from;
 mod levels;
 mod modify;
@@ -190,6 +191,8 @@ pub struct Output {
     pub packed: bool,
     /// For lineage: no grouping, DISTINCT, LIMIT, window or set operation.
     pub plain: bool,
+    /// Whom comparisons of clear values show besides.
+    pub compared: Vec<((ScanId, usize), Categories)>,
     /// Its rows come from a relation that is restricted.
     pub restricted: bool,
     /// How many of `hidden`, from the front, stand in the row because a `*` brings them.

@@ -624,7 +624,7 @@ impl Walk<'_> {
             distinct: false,
             plain: false,
         };
-        self.outputs(clause, &level, &shape, own, env, carry)
+        self.outputs(clause, &level, &shape, own, env, carry, &[])
     }
 }
 

@@ -44,6 +44,13 @@ pub enum What {
         /// The column.
         column: Part,
     },
+    /// A comparison of a masked column's clear value, in the place of `column = constant`.
+    Comparison {
+        /// Location of the AExpr.
+        location: usize,
+        /// The comparison.
+        text: String,
+    },
     /// Other options of EXPLAIN.
     Options {
         /// As in `EXPLAIN (<text>)`.
@@ -226,7 +233,7 @@ impl Walk<'_> {
     }
 
     /// The bytes of a ColumnRef: names joined by dots.
-    fn reference_span(&self, t: &Tree) -> Result<(usize, usize), Stop> {
+    pub(super) fn reference_span(&self, t: &Tree) -> Result<(usize, usize), Stop> {
         let place = || {
             unsupported(
                 "column-place",
