@@ -281,7 +281,14 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
     } else {
         Arc::from(request.text)
     };
-    witness(&parsed, &judge)?;
+    let testimony = witness(&parsed, &judge)?;
+    for plan in &mut plans {
+        let report = Arc::clone(&plan.report);
+        Arc::make_mut(plan).report = Arc::new(plan::Report {
+            witness: testimony,
+            ..(*report).clone()
+        });
+    }
     Ok(Plan {
         text,
         edited,
@@ -688,12 +695,12 @@ fn range_of(raw: &Tree, parsed: &Parsed) -> Result<(usize, usize), Refusal> {
     Ok((first, end))
 }
 
-/// Asks the second reader.
-fn witness(parsed: &Parsed, judge: &Judge<'_>) -> Result<(), Refusal> {
+/// Asks the second reader; says what it said.
+fn witness(parsed: &Parsed, judge: &Judge<'_>) -> Result<&'static str, Refusal> {
     let accounted = account(parsed, judge);
     match witness::object(&parsed.text, &accounted) {
-        witness::Testimony::Agrees => Ok(()),
-        witness::Testimony::Abstains(_reason) => Ok(()),
+        witness::Testimony::Agrees => Ok("agrees"),
+        witness::Testimony::Abstains(cause) => Ok(cause.label()),
         witness::Testimony::Objects(objections) => {
             let names: Vec<String> = objections.iter().map(ToString::to_string).collect();
             Err(Refusal {

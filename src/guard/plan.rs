@@ -123,6 +123,8 @@ pub struct Report {
     pub fingerprint: String,
     /// `forward` or `edit`.
     pub action: &'static str,
+    /// What the witness said: `agrees`, or why it abstained.
+    pub witness: &'static str,
     /// Every protected relation in it.
     pub relations: Vec<RelationReport>,
     /// Hidden columns with what they charge, in words, for explain.

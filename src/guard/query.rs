@@ -172,6 +172,7 @@ pub(super) fn finish(
         action: if edited { "edit" } else { "forward" },
         relations: reports(subject, walk, shown),
         charges: charges(subject, &meter),
+        witness: "",
     });
     judged.plan.meter = Arc::new(meter);
     Ok(judged)

@@ -418,6 +418,7 @@ fn describe(note: &Note) -> (&'static str, Value) {
                 "declared": declared.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
                 "relations": report.relations,
                 "charges": report.charges,
+                "witness": report.witness,
             }),
         ),
         Note::Refused {

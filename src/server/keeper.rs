@@ -215,6 +215,7 @@ fn words(e: &tokio_postgres::Error) -> String {
 pub(super) fn watch(shared: &Arc<Shared>) {
     let timer = Arc::clone(shared);
     tokio::spawn(async move {
+        let mut abstained = crate::guard::witness::abstentions();
         loop {
             tokio::time::sleep(Duration::from_secs(timer.config.refresh_seconds)).await;
             let keepers: Vec<Arc<Keeper>> = timer
@@ -224,6 +225,12 @@ pub(super) fn watch(shared: &Arc<Shared>) {
                 .values()
                 .cloned()
                 .collect();
+            let now = crate::guard::witness::abstentions();
+            if now != abstained {
+                let counts: Vec<String> = now.iter().map(|(cause, n)| format!("{} {n}", cause.label())).collect();
+                tracing::info!("the witness has abstained: {}", counts.join(", "));
+                abstained = now;
+            }
             for keeper in keepers {
                 if let Err(e) = keeper.refresh(&timer).await {
                     tracing::error!(database = %keeper.database, "catalog not refreshed, the old one stays: {e}");

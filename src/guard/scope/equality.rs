@@ -12,11 +12,7 @@ use crate::policy::Compare;
 
 impl Walk<'_> {
     /// Finds the comparisons among the conditions of the statement's WHERE, and whom they show.
-    pub(super) fn equalities(
-        &mut self,
-        condition: &Tree,
-        level: &Level,
-    ) -> Result<Vec<((ScanId, usize), Categories)>, Stop> {
+    pub(super) fn equalities(&mut self, condition: &Tree, level: &Level) -> Result<Vec<Compared>, Stop> {
         // BoolExprType: 1 AND
         let conditions: Vec<&Tree> = if condition.kind() == "BoolExpr" && condition.int("boolop") == 1 {
             condition.list("args").iter().collect()
@@ -30,7 +26,7 @@ impl Walk<'_> {
         Ok(shown)
     }
 
-    fn equality(&mut self, t: &Tree, level: &Level) -> Result<Option<((ScanId, usize), Categories)>, Stop> {
+    fn equality(&mut self, t: &Tree, level: &Level) -> Result<Option<Compared>, Stop> {
         let plain = t.kind() == "AExpr" && t.int("kind") == 1 && t.names("name").is_some_and(|n| n == ["="]);
         if !plain {
             return Ok(None);

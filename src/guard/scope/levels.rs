@@ -333,7 +333,7 @@ impl Walk<'_> {
         own: (usize, usize),
         env: Env<'_>,
         carry: Carry,
-        compared: &[((ScanId, usize), Categories)],
+        compared: &[Compared],
     ) -> Result<Output, Stop> {
         let mut columns = Vec::new();
         let mut sublinks: Vec<SubUse<'_>> = Vec::new();

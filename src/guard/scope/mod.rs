@@ -177,6 +177,9 @@ pub struct Spelled {
     pub frame: usize,
 }
 
+/// People whom a comparison of clear values shows: their scan and person key, and the categories.
+pub type Compared = ((ScanId, usize), Categories);
+
 /// A hidden column to add: what it computes, how to read it, whom it names.
 type Carried = (Addition, KeyShape, (ScanId, usize));
 
@@ -192,7 +195,7 @@ pub struct Output {
     /// For lineage: no grouping, DISTINCT, LIMIT, window or set operation.
     pub plain: bool,
     /// Whom comparisons of clear values show besides.
-    pub compared: Vec<((ScanId, usize), Categories)>,
+    pub compared: Vec<Compared>,
     /// Its rows come from a relation that is restricted.
     pub restricted: bool,
     /// How many of `hidden`, from the front, stand in the row because a `*` brings them.

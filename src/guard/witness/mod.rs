@@ -10,6 +10,7 @@ mod walk;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserOptions};
@@ -49,9 +50,70 @@ pub enum Testimony {
     /// It saw nothing that is not accounted for.
     Agrees,
     /// It could not read the text.
-    Abstains(String),
+    Abstains(Cause),
     /// It saw more than the first guard.
     Objects(Vec<Objection>),
+}
+
+/// Why the witness could not read a text. Never its own words: they quote the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Longer than [`BYTES_MAX`].
+    Bytes,
+    /// More tokens than [`TOKENS_MAX`].
+    Tokens,
+    /// Names or strings with Unicode escapes.
+    UnicodeEscapes,
+    /// Syntax that `sqlparser` does not know.
+    Syntax,
+    /// `sqlparser` panicked.
+    Panic,
+    /// No thread could be started.
+    Thread,
+}
+
+impl Cause {
+    /// All of them, in the order of [`ABSTENTIONS`].
+    const ALL: [Self; 6] = [
+        Self::Bytes,
+        Self::Tokens,
+        Self::UnicodeEscapes,
+        Self::Syntax,
+        Self::Panic,
+        Self::Thread,
+    ];
+
+    /// As logs and the audit show it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Tokens => "tokens",
+            Self::UnicodeEscapes => "unicode-escapes",
+            Self::Syntax => "syntax",
+            Self::Panic => "panic",
+            Self::Thread => "thread",
+        }
+    }
+}
+
+static ABSTENTIONS: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
+
+/// How often the witness of this process abstained, by cause.
+#[must_use]
+pub fn abstentions() -> Vec<(Cause, u64)> {
+    Cause::ALL
+        .into_iter()
+        .zip(&ABSTENTIONS)
+        .map(|(cause, count)| (cause, count.load(Ordering::Relaxed)))
+        .collect()
+}
+
+fn abstain(cause: Cause) -> Testimony {
+    if let Some((_, count)) = Cause::ALL.iter().zip(&ABSTENTIONS).find(|(c, _)| **c == cause) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    Testimony::Abstains(cause)
 }
 
 /// A name that the first guard did not account for.
@@ -82,16 +144,16 @@ impl fmt::Display for Objection {
 #[must_use]
 pub fn object(text: &str, accounted: &Accounted) -> Testimony {
     if text.len() > BYTES_MAX {
-        return Testimony::Abstains(format!("text is longer than {BYTES_MAX} bytes"));
+        return abstain(Cause::Bytes);
     }
     match pg_query::scan_tokens(text) {
         // It reads U&"name" as `u & "name"` (PARSERS §2): a text with such names is not for it.
         Ok(tokens) if tokens.iter().any(|t| unicode_escape(t.token)) => {
-            return Testimony::Abstains("names or strings with Unicode escapes".to_owned());
+            return abstain(Cause::UnicodeEscapes);
         }
         Ok(tokens) if tokens.len() <= TOKENS_MAX => {}
-        Ok(tokens) => return Testimony::Abstains(format!("{} tokens", tokens.len())),
-        Err(_) => return Testimony::Abstains("tokens can't be read".to_owned()),
+        Ok(_) => return abstain(Cause::Tokens),
+        Err(_) => return abstain(Cause::Syntax),
     }
     // A thread of its own: the depth of sqlparser's trees has no bound of its own, and a panic in it ends here.
     let own = text.to_owned();
@@ -102,9 +164,9 @@ pub fn object(text: &str, accounted: &Accounted) -> Testimony {
         .map(std::thread::JoinHandle::join);
     match seen {
         Ok(Ok(Ok(seen))) => compare(&seen, accounted),
-        Ok(Ok(Err(why))) => Testimony::Abstains(why),
-        Ok(Err(_panic)) => Testimony::Abstains("sqlparser panicked".to_owned()),
-        Err(e) => Testimony::Abstains(e.to_string()),
+        Ok(Ok(Err(Unread))) => abstain(Cause::Syntax),
+        Ok(Err(_panic)) => abstain(Cause::Panic),
+        Err(_) => abstain(Cause::Thread),
     }
 }
 
@@ -113,7 +175,10 @@ fn unicode_escape(token: i32) -> bool {
     token == Token::Uident as i32 || token == Token::Usconst as i32
 }
 
-fn read(text: &str) -> Result<walk::Seen, String> {
+/// `sqlparser` does not know the syntax.
+struct Unread;
+
+fn read(text: &str) -> Result<walk::Seen, Unread> {
     let dialect = PostgreSqlDialect {};
     let options = ParserOptions::new().with_unescape(false);
     let statements = Parser::new(&dialect)
@@ -121,8 +186,8 @@ fn read(text: &str) -> Result<walk::Seen, String> {
         .with_recursion_limit(200)
         .try_with_sql(text)
         .and_then(|mut parser| parser.parse_statements())
-        .map_err(|e| e.to_string())?;
-    let tree = serde_json::to_value(&statements).map_err(|e| e.to_string())?;
+        .map_err(|_| Unread)?;
+    let tree = serde_json::to_value(&statements).map_err(|_| Unread)?;
     let mut seen = walk::Seen {
         statements: statements.len(),
         ..Default::default()

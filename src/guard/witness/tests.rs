@@ -170,3 +170,23 @@ fn a_first_guard_that_is_blind_to_a_kind_of_node_is_objected_to() {
         );
     }
 }
+
+#[test]
+fn abstentions_are_counted_by_cause() {
+    for (sql, cause) in [
+        ("SELECT U&\"x\" FROM a", Cause::UnicodeEscapes),
+        ("DELETE FROM a WHERE CURRENT OF c", Cause::Syntax),
+        (&format!("SELECT '{}'", "x".repeat(BYTES_MAX)), Cause::Bytes),
+        (&format!("SELECT {}", vec!["1"; TOKENS_MAX].join(",")), Cause::Tokens),
+    ] {
+        let count = || {
+            abstentions()
+                .into_iter()
+                .find(|(c, _)| *c == cause)
+                .map_or(0, |(_, n)| n)
+        };
+        let before = count();
+        assert_eq!(testimony(sql), Testimony::Abstains(cause));
+        assert!(count() > before, "{cause:?}");
+    }
+}
