@@ -3,7 +3,12 @@
 //! `regression DIRECTORY`: for each `NAME.sql` in it there is `NAME.json`, the catalog after the file was run (the answer to
 //! `catalog::introspect::QUERY`). Every table gets a person column and a classified column; every query, data modification and COPY of
 //! the file is judged as a principal for whom all of it is masked. `tools/regression` makes the files and runs this.
-#![allow(clippy::print_stdout, clippy::expect_used, reason = "a tool for developers")]
+#![allow(
+    clippy::print_stdout,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a tool for developers"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -466,7 +466,7 @@ impl Generator {
                     text = format!("{text} {kind} {right} USING (customer_id)");
                 } else {
                     let more = if self.one_in(4) && kind != "FULL JOIN" {
-                        let both = [&sources[..], &[other.clone()]].concat();
+                        let both = [&sources[..], std::slice::from_ref(&other)].concat();
                         format!(" AND {}", self.expression(Ty::Flag, 1, &both))
                     } else {
                         String::new()
