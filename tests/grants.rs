@@ -338,3 +338,31 @@ fn compare_equality_finds_the_person_and_counts_them() {
         menshen.audit()
     );
 }
+
+#[test]
+fn a_row_filter_cannot_be_taken_over_by_an_operator_of_the_caller() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    Postgres::get().sql(&menshen.database, "GRANT CREATE ON SCHEMA public TO PUBLIC");
+    let mut raw = menshen.support();
+    let hidden = "SELECT count(*) FROM crm.customers WHERE grade = 'vip+'";
+    assert_eq!(raw.simple(hidden).text(0, 0), "0");
+    for sql in [
+        "CREATE FUNCTION public.always(a text, b text) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+        "CREATE OPERATOR public.<> (LEFTARG = text, RIGHTARG = text, FUNCTION = public.always)",
+    ] {
+        assert_eq!(raw.simple(sql).error, None, "{sql}");
+    }
+    raw.simple("SET search_path = public, pg_catalog");
+    let answer = raw.simple(hidden);
+    assert!(answer.error.is_some() || answer.text(0, 0) == "0", "{answer:?}");
+    raw.simple("RESET search_path");
+    assert_eq!(raw.simple(hidden).sqlstate(), "42501");
+    // What has no filter for its caller goes on.
+    assert_eq!(
+        menshen
+            .connect("analyst", "")
+            .simple("SELECT count(*) FROM crm.customers")
+            .text(0, 0),
+        "240"
+    );
+}

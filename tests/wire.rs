@@ -411,3 +411,30 @@ fn a_new_column_is_masked_until_somebody_classifies_it() {
     assert_eq!(raw.simple("SELECT wechat FROM crm.customers").sqlstate(), "42501");
     assert_eq!(raw.simple("SELECT grade FROM crm.customers WHERE id = 2").error, None);
 }
+
+#[test]
+fn a_cursor_shows_nothing_under_another_purpose_than_it_was_declared_under() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.support();
+    raw.simple("BEGIN");
+    assert_eq!(
+        raw.simple("DECLARE c CURSOR FOR SELECT phone FROM crm.customers ORDER BY id")
+            .error,
+        None
+    );
+    assert!(!raw.simple("FETCH c").text(0, 0).contains('*'));
+    raw.simple("SET LOCAL menshen.purpose = ''");
+    assert_eq!(raw.simple("FETCH c").sqlstate(), "0A000");
+}
+
+#[test]
+fn a_temporary_type_does_not_stand_in_for_a_built_in_one() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("analyst", "");
+    raw.simple("BEGIN");
+    assert_eq!(raw.simple("CREATE TEMP TABLE text (a int)").error, None);
+    assert_eq!(raw.simple("CREATE TEMP TABLE date (a int)").error, None);
+    let answer = raw.simple("SELECT phone, name, birth FROM crm.customers WHERE id = 1");
+    assert_eq!((answer.error.clone(), answer.rows.len()), (None, 1), "{answer:?}");
+    assert!(answer.text(0, 0).contains("****"));
+}

@@ -62,6 +62,13 @@ SELECT pg_catalog.json_build_object(
            AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass) code WHERE code.function >= 16384),
   'casts', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, c.castfunc::bigint))
       FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type t ON t.oid IN (c.casttarget, c.castsource) WHERE c.castfunc >= 16384),
+  'loose', (SELECT pg_catalog.json_agg(DISTINCT loose.name) FROM (
+        SELECT o.oprname AS name, o.oid, 'pg_catalog.pg_operator'::pg_catalog.regclass AS of, o.oprnamespace AS schema
+          FROM pg_catalog.pg_operator o
+      UNION ALL SELECT t.typname, t.oid, 'pg_catalog.pg_type'::pg_catalog.regclass, t.typnamespace
+          FROM pg_catalog.pg_type t WHERE t.typcategory <> 'A') loose
+      JOIN pg_catalog.pg_namespace n ON n.oid = loose.schema AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+     WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.classid = loose.of AND x.objid = loose.oid AND x.deptype = 'e')),
   'types', (SELECT pg_catalog.json_agg(DISTINCT t.typname) FROM pg_catalog.pg_type t WHERE t.typcategory <> 'A'),
   'domains', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, x.refobjid::bigint))
       FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend x
@@ -102,7 +109,7 @@ SELECT pg_catalog.json_build_object(
      WHERE own.nspname <> 'pg_catalog' OR o.oid >= 16384),
   'members', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(r.rolname, g.rolname) ORDER BY r.rolname, g.rolname)
       FROM member JOIN pg_catalog.pg_roles r ON r.oid = member.role JOIN pg_catalog.pg_roles g ON g.oid = member.of)
-)::text";
+)::pg_catalog.text";
 
 /// Why the document could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +126,7 @@ struct Document {
     code: Option<Vec<(Oid, Oid)>>,
     casts: Option<Vec<(String, Oid)>>,
     domains: Option<Vec<(String, Oid)>>,
+    loose: Option<HashSet<String>>,
     types: Option<HashSet<String>>,
     functions: Option<Vec<FunctionRow>>,
     operators: Option<Vec<(String, String, String)>>,
@@ -157,6 +165,43 @@ type FunctionRow = (
     Option<String>,
     Option<Vec<(String, String)>>,
 );
+
+/// Types of the grammar's own: their names mean PostgreSQL's types whatever the search path holds.
+const GRAMMAR_TYPES: [&str; 16] = [
+    "bigint",
+    "bit",
+    "boolean",
+    "character",
+    "dec",
+    "decimal",
+    "double",
+    "float",
+    "int",
+    "integer",
+    "interval",
+    "numeric",
+    "real",
+    "smallint",
+    "time",
+    "timestamp",
+];
+
+/// A type as `format_type` writes it, so that no temporary table or type of its name can stand in for it: `text` → `pg_catalog.text`.
+fn qualified(name: String) -> String {
+    let end = if name.starts_with('"') {
+        name.get(1..)
+            .and_then(|rest| rest.find('"'))
+            .map_or(name.len(), |at| at + 2)
+    } else {
+        name.find(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .unwrap_or(name.len())
+    };
+    let (word, rest) = name.split_at(end);
+    if rest.starts_with('.') || GRAMMAR_TYPES.contains(&word) {
+        return name;
+    }
+    format!("pg_catalog.{name}")
+}
 
 /// Builds a catalog from the document that [`QUERY`] returned; its epoch is `epoch`.
 ///
@@ -202,12 +247,12 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
             attnum,
             name,
             type_oid,
-            type_sql,
-            base_type_sql,
+            type_sql: qualified(type_sql),
+            base_type_sql: qualified(base_type_sql),
             base_type_oid,
             category,
             not_null,
-            assign_type_sql,
+            assign_type_sql: qualified(assign_type_sql),
             generation,
         };
         if let Some(relation) = relations.get_mut(&relation) {
@@ -265,7 +310,31 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
         functions,
         operators,
         type_code,
+        loose: document.loose.unwrap_or_default(),
         types: document.types.unwrap_or_default(),
         memberships,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_qualified_unless_the_grammar_owns_them() {
+        assert!(GRAMMAR_TYPES.is_sorted());
+        for (name, wanted) in [
+            ("text", "pg_catalog.text"),
+            ("text[]", "pg_catalog.text[]"),
+            ("\"char\"", "pg_catalog.\"char\""),
+            ("bpchar", "pg_catalog.bpchar"),
+            ("character varying(20)", "character varying(20)"),
+            ("timestamp(3) with time zone", "timestamp(3) with time zone"),
+            ("crm.phone_number", "crm.phone_number"),
+            ("\"My schema\".t", "\"My schema\".t"),
+            ("numeric(10,2)", "numeric(10,2)"),
+        ] {
+            assert_eq!(qualified(name.to_owned()), wanted);
+        }
+    }
 }

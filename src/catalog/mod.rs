@@ -150,6 +150,8 @@ pub struct Catalog {
     pub operators: HashMap<String, Vec<(String, String)>>,
     /// User functions behind types by the type's bare name: casts from or to it, checks of domains.
     pub type_code: HashMap<String, Vec<Oid>>,
+    /// Bare names of operators and types that are neither built in nor an extension's: anybody may have made them.
+    pub loose: HashSet<String>,
     /// Bare names of all types that are no arrays: `type(value)` is a cast.
     pub types: HashSet<String>,
     /// Role → every role it is a member of, directly or not.
@@ -194,6 +196,7 @@ impl Catalog {
             && self.operators == other.operators
             && self.type_code == other.type_code
             && self.types == other.types
+            && self.loose == other.loose
             && self.memberships == other.memberships
             && self.server_version_num == other.server_version_num
     }

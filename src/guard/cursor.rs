@@ -51,6 +51,8 @@ pub(super) fn used(subject: &Subject<'_>) -> Judged {
         .cloned()
         .or_else(|| (subject.judge.request.cursor)(&name));
     if let Some(inner) = declared {
+        // What a cursor on protected relations may show depends on the purpose that is in force now.
+        judged.plan.context_free = inner.report.relations.is_empty();
         judged.plan.trip_wire = Arc::clone(&inner.trip_wire);
         judged.plan.scrub = inner.scrub;
         judged.plan.may_change_settings = inner.may_change_settings;

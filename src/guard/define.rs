@@ -156,7 +156,7 @@ fn function(subject: &Subject<'_>) -> Result<Judged, Verdict> {
 
 fn other(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     subject.functions()?;
-    if subject.touches()? || utility::names_protected(subject) || reaches_out(subject) {
+    if subject.touches()? || utility::names_protected(subject) || reaches_out(subject) || takes_a_name(subject) {
         granted(subject)?;
     }
     utility::inner_execute(subject)?;
@@ -198,6 +198,15 @@ fn reaches_out(subject: &Subject<'_>) -> bool {
         // A rule or trigger of a relation that is not protected runs code that is judged when the relation is written to.
         _ => false,
     }
+}
+
+/// A new name, schema or aggregate could come to stand under a name that the policy trusts.
+fn takes_a_name(subject: &Subject<'_>) -> bool {
+    !subject.judge.ground.policy.trusted_functions.is_empty()
+        && matches!(
+            subject.tree.kind(),
+            "RenameStmt" | "AlterObjectSchemaStmt" | "DefineStmt" | "AlterExtensionContentsStmt"
+        )
 }
 
 fn defined(subject: &Subject<'_>) -> Judged {

@@ -381,7 +381,44 @@ impl Judge<'_> {
         } else {
             parts.iter().map(|p| format!("({p})")).collect::<Vec<_>>().join(" AND ")
         };
+        self.not_shadowed(&sql)?;
         Ok(Some((rules.join("; "), sql)))
+    }
+
+    /// A filter's operators, functions and types are written without schema. Where somebody has made one of the same name, it could stand
+    /// in for PostgreSQL's own and let hidden rows through.
+    fn not_shadowed(&self, sql: &str) -> Result<(), Refusal> {
+        let catalog = &self.ground.catalog;
+        let parsed = parse::parse(&format!("SELECT WHERE {sql}"))?;
+        let mut shadowed: Option<String> = None;
+        for statement in &parsed.statements {
+            statement.walk(&mut |n| {
+                let names = match n.kind() {
+                    "AExpr" => n.names("name"),
+                    "TypeName" => n.names("names"),
+                    "FuncCall" => n.names("funcname"),
+                    _ => None,
+                };
+                let own = |name: &String| {
+                    let functions = || catalog.functions.get(name).into_iter().flatten();
+                    catalog.loose.contains(name) || n.kind() == "FuncCall" && functions().any(|f| f.extension.is_none())
+                };
+                if let Some([name]) = names.as_deref()
+                    && own(name)
+                {
+                    shadowed = Some(name.clone());
+                }
+                shadowed.is_none()
+            });
+        }
+        match shadowed {
+            None => Ok(()),
+            Some(name) => Err(Refusal::denied(
+                "row-filter-shadowed",
+                format!("permission denied: the row filter's \"{name}\" could mean another than PostgreSQL's own"),
+                "the database has an operator, function or type of that name; the policy can write it as OPERATOR(pg_catalog.…)",
+            )),
+        }
     }
 }
 

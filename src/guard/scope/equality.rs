@@ -71,7 +71,7 @@ impl Walk<'_> {
             return Ok(None);
         };
         let text = format!(
-            "{}.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT m.ctid FROM ONLY {}.{} AS m WHERE m.{} = {}))",
+            "{}.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT m.ctid FROM ONLY {}.{} AS m WHERE m.{} OPERATOR(pg_catalog.=) {}))",
             quote(&alias),
             quote(&name.schema),
             quote(&name.name),
