@@ -9,6 +9,7 @@
 
 mod attacks;
 mod clients;
+mod fuzz;
 mod generated;
 mod generator;
 mod grants;

@@ -368,3 +368,135 @@ fn verify_refuses_every_wrong_edit() {
         passed.join("\n")
     );
 }
+
+#[test]
+fn verify_checks_every_kind_of_intent_by_place_and_text() {
+    use super::scope::{Anchor, ConditionOf};
+    use edit::Intent;
+    let at = |sql: &str, part: &str| sql.find(part).unwrap();
+    let copy = "COPY crm.customers (id) TO STDOUT";
+    let explain = "EXPLAIN (ANALYZE) SELECT 1";
+    let update = "UPDATE a SET x = y + 1, z = 2 WHERE b = 1";
+    let insert = "INSERT INTO a VALUES (1) ON CONFLICT (x) DO UPDATE SET y = 2 WHERE a.z = 3";
+    let merge = "MERGE INTO a USING b ON a.x = b.x WHEN MATCHED THEN DELETE";
+    let group = "SELECT count(*) FROM a GROUP BY x HAVING max(y) > 1";
+    let none = "SELECT count(*) FROM a";
+    let qualified = "SELECT s.a.x FROM s.a";
+    let condition = |of, after: Option<&str>| Intent::Condition {
+        of,
+        before: if after.is_some() {
+            "(f) AND (".into()
+        } else {
+            "(f)".into()
+        },
+        after: after.map(str::to_owned),
+    };
+    let cases: Vec<(&str, Intent, &str)> = vec![
+        (
+            copy,
+            Intent::Query {
+                location: at(copy, "crm"),
+                text: "SELECT 1".into(),
+            },
+            "COPY (SELECT 1) TO STDOUT",
+        ),
+        (
+            explain,
+            Intent::Options {
+                text: "COSTS OFF".into(),
+            },
+            "EXPLAIN (COSTS OFF) SELECT 1",
+        ),
+        (
+            update,
+            Intent::Value {
+                location: at(update, "x ="),
+                before: "f((".into(),
+                after: ")::int)".into(),
+            },
+            "UPDATE a SET x = f((y + 1)::int), z = 2 WHERE b = 1",
+        ),
+        (
+            update,
+            Intent::Comparison {
+                location: at(update, "= 1"),
+                text: "g(1)".into(),
+            },
+            "UPDATE a SET x = y + 1, z = 2 WHERE g(1)",
+        ),
+        (
+            update,
+            condition(ConditionOf::Modification(at(update, "a SET")), Some(")")),
+            "UPDATE a SET x = y + 1, z = 2 WHERE (f) AND (b = 1)",
+        ),
+        (
+            insert,
+            condition(ConditionOf::Conflict(at(insert, "a VALUES")), Some(")")),
+            "INSERT INTO a VALUES (1) ON CONFLICT (x) DO UPDATE SET y = 2 WHERE (f) AND (a.z = 3)",
+        ),
+        (
+            merge,
+            condition(ConditionOf::Merge(at(merge, "a USING")), Some(")")),
+            "MERGE INTO a USING b ON (f) AND (a.x = b.x) WHEN MATCHED THEN DELETE",
+        ),
+        (
+            group,
+            condition(ConditionOf::Having(Anchor::Last(at(group, "count"))), Some(")")),
+            "SELECT count(*) FROM a GROUP BY x HAVING (f) AND (max(y) > 1)",
+        ),
+        (
+            none,
+            condition(ConditionOf::Having(Anchor::Last(at(none, "count"))), None),
+            "SELECT count(*) FROM a HAVING (f)",
+        ),
+        (
+            none,
+            Intent::Label {
+                location: at(none, "count"),
+                name: "n".into(),
+            },
+            "SELECT count(*) AS n FROM a",
+        ),
+        (
+            qualified,
+            Intent::Shorten {
+                location: at(qualified, "s.a.x"),
+                fields: 1,
+            },
+            "SELECT a.x FROM s.a",
+        ),
+    ];
+    for (number, (sql, intent, right)) in cases.iter().enumerate() {
+        let parsed = parse::parse(sql).unwrap();
+        let client = parsed.statements[0].field("stmt");
+        let check = |text: &str, intents: &[Intent]| verify::verify(client, text, intents).is_ok();
+        assert!(check(right, std::slice::from_ref(intent)), "{sql} -> {right}");
+        assert!(!check(sql, std::slice::from_ref(intent)), "unchanged: {sql}");
+        assert!(!check(right, &[]), "without intent: {right}");
+        // Another place or another statement's intent.
+        for (other, (_, foreign, _)) in cases.iter().enumerate().filter(|(n, _)| *n != number) {
+            assert!(
+                !check(right, std::slice::from_ref(foreign)),
+                "{right} by intent {other}"
+            );
+        }
+        for (from, to) in [
+            ("1", "2"),
+            ("(f)", "(g)"),
+            ("COSTS OFF", "COSTS ON"),
+            ("::int", "::text"),
+            (" AS n", " AS m"),
+            ("a.x", "b.x"),
+        ] {
+            let wrong = right.replace(from, to);
+            assert!(
+                wrong == *right || !check(&wrong, std::slice::from_ref(intent)),
+                "{wrong}"
+            );
+        }
+    }
+    // A reference of as many fields as are to go is left alone, and that is no success.
+    let parsed = parse::parse("SELECT x FROM a").unwrap();
+    let cut = Intent::Shorten { location: 7, fields: 1 };
+    assert!(verify::verify(parsed.statements[0].field("stmt"), "SELECT x FROM a", &[cut]).is_err());
+}
