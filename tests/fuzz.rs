@@ -31,6 +31,7 @@ fn corpus() -> Vec<String> {
         }
     }
     all.retain(|s| s.len() > 8);
+    all.extend([String::new(), " ".to_owned(), "\n\t".to_owned(), ";".to_owned()]);
     all
 }
 

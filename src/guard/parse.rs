@@ -87,7 +87,7 @@ pub fn parse(text: &str) -> Result<Parsed, Refusal> {
     if text.contains('\0') {
         return Err(syntax("query string holds a zero byte", None));
     }
-    let tokens = pg_query::scan_tokens(text).map_err(|e| syntax(&plain(&e), None))?;
+    let tokens = scan(text).map_err(|e| syntax(&plain(&e), None))?;
     if tokens.len() > TOKENS_MAX {
         return Err(too_much(
             "statement-tokens",
@@ -124,6 +124,18 @@ pub fn parse(text: &str) -> Result<Parsed, Refusal> {
         classes,
         statements,
     })
+}
+
+/// The tokens of a text, comments too. A text of blanks has none; the binding would make a slice of a null pointer of it.
+///
+/// # Errors
+/// Where PostgreSQL's scanner does not accept it.
+pub fn scan(text: &str) -> Result<Vec<ScanToken>, pg_query::Error> {
+    let blank = |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c');
+    if text.chars().all(blank) {
+        return Ok(Vec::new());
+    }
+    pg_query::scan_tokens(text)
 }
 
 /// Trees and classes of the statements. The typed tree is dropped here, where its depth is borne.
@@ -202,4 +214,16 @@ fn too_much(rule: &'static str, message: &str) -> Refusal {
 #[must_use]
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_tokens_is_an_empty_query() {
+        for text in ["", " ", "\n\t \x0b\x0c", ";", ";;", "-- x", "/* x */"] {
+            assert_eq!(parse(text).unwrap().statements.len(), 0, "{text:?}");
+        }
+    }
 }

@@ -347,7 +347,7 @@ fn judge(function: &Function, protected: &HashSet<String>) -> (Option<String>, H
 /// Every identifier, keyword and word inside a string of a body, in lower case. Strings count because they may be cast to `regclass`
 /// or hold SQL; dollar-quoted bodies inside bodies too.
 fn words(body: &str) -> Option<HashSet<String>> {
-    let tokens = pg_query::scan_tokens(body).ok()?;
+    let tokens = super::parse::scan(body).ok()?;
     let mut words = HashSet::new();
     for token in tokens {
         let (start, end) = (usize::try_from(token.start).ok()?, usize::try_from(token.end).ok()?);

@@ -146,7 +146,7 @@ pub fn object(text: &str, accounted: &Accounted) -> Testimony {
     if text.len() > BYTES_MAX {
         return abstain(Cause::Bytes);
     }
-    match pg_query::scan_tokens(text) {
+    match super::parse::scan(text) {
         // It reads U&"name" as `u & "name"` (PARSERS §2): a text with such names is not for it.
         Ok(tokens) if tokens.iter().any(|t| unicode_escape(t.token)) => {
             return abstain(Cause::UnicodeEscapes);
