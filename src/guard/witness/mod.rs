@@ -228,7 +228,7 @@ fn compare(seen: &walk::Seen, accounted: &Accounted) -> Testimony {
             .functions
             .iter()
             .any(|f| *f == parts || f.last() == Some(&last));
-        if !accounted_for && !misreadings::function(&last) && !known(&last) {
+        if !accounted_for && !misreadings::function(&last) {
             objections.insert(Objection::Function(parts.join(".")));
         }
     }
