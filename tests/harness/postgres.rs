@@ -29,7 +29,7 @@ impl Postgres {
     }
 
     fn start() -> Self {
-        let bin = programs();
+        let bin = server_programs();
         let root = std::env::temp_dir().join(format!("menshen-test-{}", std::process::id()));
         std::fs::create_dir_all(&root).unwrap();
         let data = root.join("data");
@@ -187,6 +187,11 @@ fn run(command: &mut Command) {
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Directory of `initdb` and `postgres`: `MENSHEN_POSTGRES`, to run the tests on another version, or that of the clients.
+fn server_programs() -> PathBuf {
+    std::env::var_os("MENSHEN_POSTGRES").map_or_else(programs, PathBuf::from)
 }
 
 /// Directory of PostgreSQL's server programs: the newest installed.
