@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Deserialize;
 
-use super::{Catalog, Column, Function, Oid, Relation, RelationKind, RelationName};
+use super::{Catalog, Column, Function, Oid, Relation, RelationKind, RelationName, Use, UseKind};
 
 /// To be run before [`QUERY`] on its connection: types and definitions are then printed with qualified names.
 pub const PREPARE: &str = "SET search_path = ''";
@@ -32,6 +32,22 @@ WITH RECURSIVE member(role, of) AS (
            n.nspname IN ('pg_catalog', 'information_schema') AS system
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 't')
+), thing(class, oid, kind, owner) AS (
+    SELECT 'pg_catalog.pg_trigger'::pg_catalog.regclass, t.oid, 'w', t.tgrelid FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
+  UNION ALL SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass, d.oid, CASE WHEN a.attgenerated = '' THEN 'w' ELSE 'r' END, d.adrelid
+      FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+  UNION ALL SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, c.oid, CASE WHEN c.conrelid = 0 THEN 't' ELSE 'm' END,
+      CASE WHEN c.conrelid = 0 THEN c.contypid ELSE c.conrelid END FROM pg_catalog.pg_constraint c
+  UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid, 'm', i.indrelid FROM pg_catalog.pg_index i
+  UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, 'm', c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'p'
+  UNION ALL SELECT 'pg_catalog.pg_policy'::pg_catalog.regclass, p.oid, 'm', p.polrelid FROM pg_catalog.pg_policy p
+  UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, s.oid, 'm', s.stxrelid FROM pg_catalog.pg_statistic_ext s
+  UNION ALL SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass, w.oid, k.kind, w.ev_class
+      FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class c ON c.oid = w.ev_class
+      JOIN (VALUES ('r'), ('m'), ('w')) k(kind) ON k.kind = 'w' OR w.rulename = '_RETURN' AND k.kind = CASE c.relkind WHEN 'v' THEN 'r' ELSE 'm' END
+     WHERE w.ev_class >= 16384
+  UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 'f', p.oid FROM pg_catalog.pg_proc p WHERE p.oid >= 16384
+  UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, 't', t.oid FROM pg_catalog.pg_type t WHERE t.oid >= 16384
 )
 SELECT pg_catalog.json_build_object(
   'database', pg_catalog.current_database(),
@@ -42,26 +58,29 @@ SELECT pg_catalog.json_build_object(
         (SELECT pg_catalog.json_agg(pg_catalog.pg_get_ruledef(w.oid) ORDER BY w.oid) FROM pg_catalog.pg_rewrite w
           WHERE w.ev_class = r.oid AND w.rulename <> '_RETURN' AND NOT r.system))
         ORDER BY r.oid) FROM rel r),
-  'code', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(code.relation::bigint, code.function::bigint)) FROM (
-        SELECT t.tgrelid AS relation, t.tgfoid AS function FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
-      UNION SELECT d.adrelid, x.refobjid FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_depend x
-            ON x.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND x.objid = d.oid
-           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-      UNION SELECT c.conrelid, x.refobjid FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend x
-            ON x.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND x.objid = c.oid
-           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass WHERE c.conrelid <> 0
-      UNION SELECT a.attrelid, x.refobjid FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend x
-            ON x.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND x.objid = c.oid
-           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-            JOIN pg_catalog.pg_attribute a ON a.atttypid = c.contypid WHERE c.contypid <> 0
-      UNION SELECT i.indrelid, x.refobjid FROM pg_catalog.pg_index i JOIN pg_catalog.pg_depend x
-            ON x.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND x.objid = i.indexrelid
-           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-      UNION SELECT p.polrelid, x.refobjid FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_depend x
-            ON x.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND x.objid = p.oid
-           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass) code WHERE code.function >= 16384),
-  'casts', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, c.castfunc::bigint))
-      FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type t ON t.oid IN (c.casttarget, c.castsource) WHERE c.castfunc >= 16384),
+  'runs', (SELECT pg_catalog.json_agg(DISTINCT pg_catalog.jsonb_build_array(e.kind, e.of::bigint, e.on_kind, e.on_oid::bigint)) FROM (
+        SELECT thing.kind, thing.owner AS of, used.kind AS on_kind, used.oid AS on_oid
+          FROM thing JOIN pg_catalog.pg_depend x ON x.classid = thing.class AND x.objid = thing.oid AND x.deptype <> 'e'
+          CROSS JOIN LATERAL (
+                SELECT 'f' AS kind, x.refobjid AS oid WHERE x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+              UNION ALL SELECT 'f', o.oprcode FROM pg_catalog.pg_operator o
+                WHERE x.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND o.oid = x.refobjid
+              UNION ALL SELECT 't', x.refobjid WHERE x.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
+              UNION ALL SELECT thing.kind, x.refobjid WHERE x.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                AND thing.class = 'pg_catalog.pg_rewrite'::pg_catalog.regclass) used
+      UNION ALL SELECT 'r', c.oid, 't', c.reltype FROM pg_catalog.pg_class c WHERE c.reltype >= 16384
+      UNION ALL SELECT 't', c.reltype, 't', a.atttypid FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE c.reltype >= 16384
+      UNION ALL SELECT 't', t.oid, 't', other.oid FROM pg_catalog.pg_type t CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) other(oid)
+          WHERE t.oid >= 16384
+      UNION ALL SELECT 't', t.oid, 'f', c.castfunc FROM pg_catalog.pg_cast c CROSS JOIN LATERAL (VALUES (c.castsource), (c.casttarget)) t(oid)
+      UNION ALL SELECT k.kind, i.inhparent, k.kind, i.inhrelid FROM pg_catalog.pg_inherits i CROSS JOIN (VALUES ('r'), ('m'), ('w')) k(kind)
+      UNION ALL SELECT 'w', i.inhrelid, 'w', i.inhparent FROM pg_catalog.pg_inherits i
+      UNION ALL SELECT 'w', c.confrelid, 'w', c.conrelid FROM pg_catalog.pg_constraint c
+          WHERE c.contype = 'f' AND (c.confdeltype IN ('c', 'n', 'd') OR c.confupdtype IN ('c', 'n', 'd'))) e
+     WHERE e.on_oid >= 16384 AND e.of <> 0 AND (e.kind, e.of) IS DISTINCT FROM (e.on_kind, e.on_oid)),
+  'type_names', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, t.oid::bigint))
+      FROM pg_catalog.pg_type t WHERE t.oid >= 16384 OR EXISTS (SELECT 1 FROM pg_catalog.pg_cast c WHERE t.oid IN (c.castsource, c.casttarget) AND c.castfunc >= 16384)),
   'loose', (SELECT pg_catalog.json_agg(DISTINCT loose.name) FROM (
         SELECT o.oprname AS name, o.oid, 'pg_catalog.pg_operator'::pg_catalog.regclass AS of, o.oprnamespace AS schema
           FROM pg_catalog.pg_operator o
@@ -70,11 +89,6 @@ SELECT pg_catalog.json_build_object(
       JOIN pg_catalog.pg_namespace n ON n.oid = loose.schema AND n.nspname NOT IN ('pg_catalog', 'information_schema')
      WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.classid = loose.of AND x.objid = loose.oid AND x.deptype = 'e')),
   'types', (SELECT pg_catalog.json_agg(DISTINCT t.typname) FROM pg_catalog.pg_type t WHERE t.typcategory <> 'A'),
-  'domains', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, x.refobjid::bigint))
-      FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend x
-            ON x.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND x.objid = c.oid
-           AND x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.refobjid >= 16384
-      JOIN pg_catalog.pg_type t ON t.oid = c.contypid),
   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attrelid::bigint, a.attnum, a.attname, a.atttypid::bigint,
         pg_catalog.format_type(a.atttypid, a.atttypmod),
         pg_catalog.format_type(COALESCE(d.base, a.atttypid), COALESCE(d.typmod, a.atttypmod)),
@@ -123,9 +137,8 @@ struct Document {
     relations: Option<Vec<RelationRow>>,
     columns: Option<Vec<ColumnRow>>,
     inherits: Option<Vec<(Oid, Oid)>>,
-    code: Option<Vec<(Oid, Oid)>>,
-    casts: Option<Vec<(String, Oid)>>,
-    domains: Option<Vec<(String, Oid)>>,
+    runs: Option<Vec<(UseKind, Oid, UseKind, Oid)>>,
+    type_names: Option<Vec<(String, Oid)>>,
     loose: Option<HashSet<String>>,
     types: Option<HashSet<String>>,
     functions: Option<Vec<FunctionRow>>,
@@ -225,7 +238,6 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
                 parents: Vec::new(),
                 children: Vec::new(),
                 rules: rules.unwrap_or_default(),
-                code: Vec::new(),
             },
         );
     }
@@ -270,15 +282,15 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
             }
         }
     }
-    for (relation, function) in document.code.unwrap_or_default() {
-        if let Some(relation) = relations.get_mut(&relation) {
-            relation.code.push(function);
-        }
+    let mut runs: HashMap<Use, BTreeSet<Use>> = HashMap::new();
+    for (kind, of, on_kind, on) in document.runs.unwrap_or_default() {
+        runs.entry(Use { kind, oid: of })
+            .or_default()
+            .insert(Use { kind: on_kind, oid: on });
     }
-    let mut type_code: HashMap<String, Vec<Oid>> = HashMap::new();
-    let casts = document.casts.unwrap_or_default().into_iter();
-    for (name, function) in casts.chain(document.domains.unwrap_or_default()) {
-        type_code.entry(name).or_default().push(function);
+    let mut type_names: HashMap<String, BTreeSet<Oid>> = HashMap::new();
+    for (name, oid) in document.type_names.unwrap_or_default() {
+        type_names.entry(name).or_default().insert(oid);
     }
     let mut functions: HashMap<String, Vec<Function>> = HashMap::new();
     for (oid, schema, name, language, body, kind, extension, support) in document.functions.unwrap_or_default() {
@@ -309,7 +321,8 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
         by_name,
         functions,
         operators,
-        type_code,
+        runs,
+        type_names,
         loose: document.loose.unwrap_or_default(),
         types: document.types.unwrap_or_default(),
         memberships,

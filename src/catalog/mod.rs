@@ -97,9 +97,6 @@ pub struct Relation {
     pub children: Vec<Oid>,
     /// Definitions of its rewrite rules, other than a view's `_RETURN`.
     pub rules: Vec<String>,
-    /// User functions that run when it is written to or read: triggers, defaults, generated columns, checks (its domains' too), indexes,
-    /// row security policies.
-    pub code: Vec<Oid>,
 }
 
 impl Relation {
@@ -108,6 +105,35 @@ impl Relation {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
     }
+}
+
+/// A way of using an object of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Use {
+    /// How.
+    pub kind: UseKind,
+    /// What: an oid of `pg_proc`, `pg_type` or `pg_class`.
+    pub oid: Oid,
+}
+
+/// How an object is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
+pub enum UseKind {
+    /// A function is called: its arguments' defaults and types, an aggregate's support functions.
+    #[serde(rename = "f")]
+    Call,
+    /// A value of a type is made or cast: checks of domains, casts, and the same of its parts.
+    #[serde(rename = "t")]
+    Cast,
+    /// A relation is read: a view's query, generated columns, its columns' types.
+    #[serde(rename = "r")]
+    Read,
+    /// A relation is altered, analysed or built anew: checks, indexes, statistics, policies, a materialized view's query.
+    #[serde(rename = "m")]
+    Maintain,
+    /// A relation is written to: triggers, rules, defaults, cascades, and all of the above.
+    #[serde(rename = "w")]
+    Write,
 }
 
 /// A function, procedure or aggregate that is not built in (its oid is 16384 or more, or its schema is not `pg_catalog`).
@@ -148,8 +174,10 @@ pub struct Catalog {
     pub functions: HashMap<String, Vec<Function>>,
     /// Names of operators (e.g. `=`) that exist outside `pg_catalog`, with the qualified functions behind them.
     pub operators: HashMap<String, Vec<(String, String)>>,
-    /// User functions behind types by the type's bare name: casts from or to it, checks of domains.
-    pub type_code: HashMap<String, Vec<Oid>>,
+    /// What runs, or may run, when an object is used. Only objects that are not built in.
+    pub runs: HashMap<Use, BTreeSet<Use>>,
+    /// Types that are not built in, or have casts that are not, by bare name (also the row types of relations).
+    pub type_names: HashMap<String, BTreeSet<Oid>>,
     /// Bare names of operators and types that are neither built in nor an extension's: anybody may have made them.
     pub loose: HashSet<String>,
     /// Bare names of all types that are no arrays: `type(value)` is a cast.
@@ -194,7 +222,8 @@ impl Catalog {
         self.relations == other.relations
             && self.functions == other.functions
             && self.operators == other.operators
-            && self.type_code == other.type_code
+            && self.runs == other.runs
+            && self.type_names == other.type_names
             && self.types == other.types
             && self.loose == other.loose
             && self.memberships == other.memberships

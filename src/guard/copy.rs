@@ -15,7 +15,7 @@ use super::scope::{Lookup, People, Walk};
 use super::statement::Class;
 use super::tree::Tree;
 use super::{Judged, Subject, Verdict, verify};
-use crate::catalog::RelationKind;
+use crate::catalog::{RelationKind, UseKind};
 use crate::meter::MeterSpec;
 use crate::meter::copy::{CopyFormat, CopyStyle};
 use crate::policy::InsertMasked;
@@ -213,7 +213,7 @@ fn copy_in(subject: &Subject<'_>) -> Result<Judged, Verdict> {
         .catalog
         .resolve(schema, written.text("relname"), judge.request.search_path)
     {
-        judge.code_behind(relation)?;
+        judge.code_behind(relation, UseKind::Write)?;
     }
     let mut judged = subject.forward(StatementKind::Write);
     if !touches {

@@ -3,11 +3,14 @@
 //! On protected relations they need a grant's `ddl`, but for those that show and change nothing (LOCK, ANALYZE …). A view needs no more:
 //! its columns inherit their classes as soon as the catalog has it. Code is judged by its body when it runs.
 
+use super::judge::{code_behind, type_opaque};
 use super::plan::StatementKind;
 use super::query::{self, Walked, walked};
 use super::scope::People;
 use super::statement::Class;
+use super::tree::Tree;
 use super::{Judged, Subject, Verdict, functions, utility};
+use crate::catalog::UseKind;
 use crate::meter::MeterSpec;
 use crate::wire::Refusal;
 
@@ -76,6 +79,7 @@ fn vacuum(subject: &Subject<'_>) -> Result<Judged, Verdict> {
         )
         .into());
     }
+    maintained(subject)?;
     harmless(subject)
 }
 
@@ -98,7 +102,7 @@ fn truncate(subject: &Subject<'_>) -> Result<Judged, Verdict> {
             .catalog
             .resolve(schema, relation.text("relname"), judge.request.search_path)
         {
-            judge.code_behind(found)?;
+            judge.code_behind(found, UseKind::Write)?;
         }
     }
     Ok(subject.forward(StatementKind::Write))
@@ -115,17 +119,13 @@ fn run(subject: &Subject<'_>) -> Result<Judged, Verdict> {
             _ => body = value,
         }
     }
-    let ground = subject.judge.ground;
-    if !ground.protected.is_empty() {
-        let names = ground.protected.values().map(|p| p.name.name.clone()).collect();
-        if let functions::Verdict::Refused { reason } = ground.reach.judge_body(&language, &body, &names) {
-            return Err(Refusal::denied(
-                "code-opaque",
-                format!("permission denied for DO: its code {reason}"),
-                "send the statements themselves",
-            )
-            .into());
-        }
+    if let functions::Verdict::Refused { reason } = subject.judge.ground.reach.judge_body(&language, &body) {
+        return Err(Refusal::denied(
+            "code-opaque",
+            format!("permission denied for DO: its code {reason}"),
+            "send the statements themselves",
+        )
+        .into());
     }
     let mut judged = subject.forward(StatementKind::Utility);
     judged.plan.may_change_settings = true;
@@ -142,16 +142,80 @@ fn call(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     Ok(judged)
 }
 
-/// CREATE FUNCTION: a body is judged whenever it is called, so that making it is harmless; one that the policy trusts by name is not
-/// to be replaced by whoever likes.
+/// CREATE FUNCTION: one that could reach protected relations is a way to them. It is judged when it is made, because it may run where
+/// nobody calls it by name (behind a deferred trigger, at the end of a statement that was judged before it was there), and when it is
+/// called, because what it names may have become another by then. One that the policy trusts by name is not to be replaced by whoever likes.
 fn function(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     let names = subject.tree.names("funcname").unwrap_or_default();
     let judge = subject.judge;
-    if judge.ground.reach.is_trusted(&names, judge.request.search_path) {
+    subject.functions()?;
+    let trusted = judge.ground.reach.is_trusted(&names, judge.request.search_path);
+    let verdict = judge.ground.reach.judge_body(&language(subject), &body(subject));
+    if let (functions::Verdict::Refused { reason }, false) = (&verdict, trusted) {
+        if !judge.ground.policy.may_define(judge.request.standing) {
+            return Err(Refusal::denied(
+                "function-reaches-protected-relation",
+                format!("permission denied to create function \"{}\": it {reason}", names.join(".")),
+                "ask the owners of the policy for a grant with ddl = true, or create it as the owner of the database, past Menshen",
+            )
+            .into());
+        }
+    }
+    if subject.touches()? || trusted {
         granted(subject)?;
     }
-    subject.functions()?;
     Ok(defined(subject))
+}
+
+/// The language of a CREATE FUNCTION; that of a body without quotes is SQL.
+fn language(subject: &Subject<'_>) -> String {
+    option(subject, "language").map_or_else(|| "sql".to_owned(), |o| o.field("arg").text("sval").to_owned())
+}
+
+/// The text of a CREATE FUNCTION's body; one without quotes is part of the statement, which is judged whole.
+fn body(subject: &Subject<'_>) -> String {
+    let strings = option(subject, "as").map(|o| o.field("arg").list("items"));
+    // For C: the library and the symbol.
+    let last = strings.unwrap_or_default().last();
+    last.map(|s| s.text("sval").to_owned()).unwrap_or_default()
+}
+
+fn option<'s>(subject: &'s Subject<'_>, name: &str) -> Option<&'s Tree> {
+    subject.tree.list("options").iter().find(|o| o.text("defname") == name)
+}
+
+/// What runs when a relation is altered, analysed or built anew; and the checks of an altered domain.
+fn maintained(subject: &Subject<'_>) -> Result<(), Refusal> {
+    let judge = subject.judge;
+    let (reach, catalog) = (&judge.ground.reach, &judge.ground.catalog);
+    let mut relations = Vec::new();
+    subject.tree.walk(&mut |n| {
+        if n.kind() == "RangeVar" {
+            relations.push(n);
+        }
+        true
+    });
+    let mut named = !relations.is_empty();
+    for relation in relations {
+        let schema = relation.text("schemaname");
+        let schema = (!schema.is_empty()).then_some(schema);
+        // An index, which is no relation of the catalog, could be any relation's.
+        match catalog.resolve(schema, relation.text("relname"), judge.request.search_path) {
+            Some(found) => judge.code_behind(found, UseKind::Maintain)?,
+            None => named = false,
+        }
+    }
+    let domain = subject.tree.names("type_name").unwrap_or_default();
+    if let Some(name) = domain.last()
+        && let Some(reason) = reach.code_behind_type(catalog, name)
+    {
+        return Err(type_opaque(name, reason));
+    }
+    let everything = matches!(subject.tree.kind(), "VacuumStmt" | "ClusterStmt" | "ReindexStmt");
+    match reach.code_behind_any() {
+        Some(reason) if everything && !named => Err(code_behind("relations that this statement does not name", reason)),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn other(subject: &Subject<'_>) -> Result<Judged, Verdict> {
@@ -159,6 +223,7 @@ fn other(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     if subject.touches()? || utility::names_protected(subject) || reaches_out(subject) || takes_a_name(subject) {
         granted(subject)?;
     }
+    maintained(subject)?;
     utility::inner_execute(subject)?;
     let maintains = subject.class == Class::Maintain;
     let mut judged = defined(subject);

@@ -10,7 +10,7 @@ use super::protected::{Kind, Protected};
 use super::scope::{Lookup, Treated};
 use super::tree::Tree;
 use super::{Ground, Request, functions};
-use crate::catalog::{Catalog, Relation, RelationKind, RelationName};
+use crate::catalog::{Catalog, Relation, RelationKind, RelationName, UseKind};
 use crate::policy::{InsertMasked, Standing, UnknownLogins};
 use crate::wire::Refusal;
 
@@ -106,19 +106,13 @@ impl<'j> Judge<'j> {
         filters.all(|f| policy.row_filter(self.request.standing, &f.relation).is_none())
     }
 
-    /// Rules, triggers, defaults, checks and generated columns of a relation run when it is written to.
-    pub(super) fn code_behind(&self, relation: &Relation) -> Result<(), Refusal> {
-        let Some(reason) = self.ground.reach.code_behind(relation) else {
+    /// What runs when a relation is read, maintained or written to must not reach protected relations by itself.
+    pub(super) fn code_behind(&self, relation: &Relation, kind: UseKind) -> Result<(), Refusal> {
+        let Some(reason) = self.ground.reach.code_behind(relation.oid, kind) else {
             return Ok(());
         };
-        Err(Refusal::denied(
-            "code-behind-relation",
-            format!(
-                "permission denied to write to relation \"{}.{}\": {reason}",
-                relation.name.schema, relation.name.name
-            ),
-            "ask the owners of the policy to trust the function ([functions] trust)",
-        ))
+        let name = format!("{}.{}", relation.name.schema, relation.name.name);
+        Err(code_behind(&format!("relation \"{name}\""), reason))
     }
 
     fn setting(&self, name: &[String], call: &Tree, kind: SettingCall) -> Result<(), Refusal> {
@@ -159,11 +153,20 @@ impl<'j> Judge<'j> {
     }
 }
 
+/// The refusal for what would run code that could reach protected relations.
+pub(super) fn code_behind(what: &str, reason: &str) -> Refusal {
+    Refusal::denied(
+        "code-behind-relation",
+        format!("permission denied for {what}: it {reason}"),
+        "ask the owners of the policy to trust the function ([functions] trust)",
+    )
+}
+
 /// The refusal for a type whose casts or checks call a function that is refused.
 pub(super) fn type_opaque(name: &str, reason: &str) -> Refusal {
     Refusal::denied(
         "type-opaque",
-        format!("permission denied for type {name}: {reason}"),
+        format!("permission denied for type {name}: it {reason}"),
         "use another type, or ask the owners of the policy to trust the function",
     )
 }
@@ -234,6 +237,7 @@ impl Lookup for Judge<'_> {
 
     fn protected(&self, relation: &Relation) -> Result<Option<Arc<Protected>>, Refusal> {
         self.system_relation(relation)?;
+        self.code_behind(relation, UseKind::Read)?;
         Ok(self.ground.protected.get(&relation.oid).cloned())
     }
 
@@ -336,7 +340,7 @@ impl Lookup for Judge<'_> {
     }
 
     fn modifies(&self, relation: &Relation) -> Result<(), Refusal> {
-        self.code_behind(relation)
+        self.code_behind(relation, UseKind::Write)
     }
 
     fn min_group(&self) -> Option<u32> {

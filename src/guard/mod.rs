@@ -30,7 +30,7 @@ pub mod witness;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Oid, RelationName};
+use crate::catalog::{Catalog, Oid, RelationName, UseKind};
 use crate::ledger::Pack;
 use crate::mask::TokenSettings;
 use crate::meter::spec::HIDDEN_PREFIX;
@@ -331,16 +331,11 @@ impl Subject<'_> {
     /// Whether the statement may name a protected relation anywhere, by any reading of its names; and whether every relation
     /// it names is in the catalog. System relations that show values are refused here.
     fn touches(&self) -> Result<bool, Verdict> {
-        let mut ctes: BTreeSet<&str> = BTreeSet::new();
         let mut relations: Vec<&Tree> = Vec::new();
+        named_relations(self.tree, &mut Vec::new(), &mut relations);
         let mut created: BTreeSet<usize> = BTreeSet::new();
         self.tree.walk(&mut |n| {
             match n.kind() {
-                "CommonTableExpr" => {
-                    ctes.insert(n.text("ctename"));
-                }
-                "RangeVar" => relations.push(n),
-                "LockingClause" => return false,
                 // What is being made is not yet there; should it be, the server says so.
                 "CreateStmt" => created.extend(n.field("relation").location()),
                 "IntoClause" => created.extend(n.field("rel").location()),
@@ -368,14 +363,14 @@ impl Subject<'_> {
             let written = (!schema.is_empty()).then_some(schema);
             match ground.catalog.resolve(written, name, self.judge.path()) {
                 Some(found) => {
-                    let hidden_by_cte = written.is_none() && ctes.contains(name);
-                    if !hidden_by_cte {
-                        self.judge.system_relation(found)?;
-                        self.system_columns(found)?;
+                    self.judge.system_relation(found)?;
+                    if strict {
+                        self.judge.code_behind(found, UseKind::Read)?;
                     }
+                    self.system_columns(found)?;
                     touches |= ground.protected.contains_key(&found.oid);
                 }
-                None if strict && !(written.is_none() && ctes.contains(name)) => {
+                None if strict => {
                     return Err(missing(written, name, relation.location(), self.parsed));
                 }
                 None => {}
@@ -669,6 +664,43 @@ impl Subject<'_> {
             unrestricted: false,
         })
     }
+}
+
+/// Every relation that a statement names, but for references to its common table expressions: a name of WITH stands for itself only
+/// where PostgreSQL would take it so, in what follows it and in the statement it belongs to.
+fn named_relations<'t>(tree: &'t Tree, ctes: &mut Vec<&'t str>, into: &mut Vec<&'t Tree>) {
+    match tree.kind() {
+        "RangeVar" => {
+            let hidden = tree.text("schemaname").is_empty() && ctes.contains(&tree.text("relname"));
+            if !hidden {
+                into.push(tree);
+            }
+            return;
+        }
+        // It names aliases.
+        "LockingClause" => return,
+        _ => {}
+    }
+    let outer = ctes.len();
+    let with = tree.field("with_clause");
+    if with.flag("recursive") {
+        ctes.extend(with.list("ctes").iter().map(|c| c.text("ctename")));
+    }
+    for cte in with.list("ctes") {
+        named_relations(cte, ctes, into);
+        ctes.push(cte.text("ctename"));
+    }
+    for child in tree.children() {
+        // What is written to is never a common table expression.
+        let target = matches!(tree.kind(), "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt")
+            && std::ptr::eq(child, tree.field("relation"));
+        if target {
+            into.push(child);
+        } else if !std::ptr::eq(child, with) {
+            named_relations(child, ctes, into);
+        }
+    }
+    ctes.truncate(outer);
 }
 
 /// The bytes of a statement, without the blanks and comments before it.

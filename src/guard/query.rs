@@ -8,7 +8,7 @@ use super::protected::Kind;
 use super::scope::{Atom, Output, People, Scan, Walk};
 use super::tree::Tree;
 use super::{Judged, Subject, Verdict, edit, verify};
-use crate::catalog::Oid;
+use crate::catalog::{Oid, UseKind};
 use crate::ledger::Categories;
 use crate::meter::{HiddenColumn, KeyShape, MeterSpec};
 use crate::wire::Refusal;
@@ -92,7 +92,7 @@ fn unprotected(subject: &Subject<'_>, tree: &Tree) -> Result<StatementKind, Refu
                     .resolve(schema, target.text("relname"), judge.request.search_path)
                 && result.is_ok()
             {
-                result = judge.code_behind(relation);
+                result = judge.code_behind(relation, UseKind::Write);
             }
         }
         true

@@ -41,7 +41,6 @@ fn relation(oid: u32, name: &str, columns: &[(&str, &str)]) -> Relation {
         parents: vec![],
         children: vec![],
         rules: vec![],
-        code: vec![],
     }
 }
 

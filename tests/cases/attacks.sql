@@ -45,6 +45,26 @@ CREATE RULE also AS ON INSERT TO crm.ruled DO ALSO SELECT phone FROM crm.custome
 CREATE TABLE crm.defaulted (id int, note text DEFAULT peek_phone(1));
 CREATE TABLE crm.checked (id int, note text CHECK (note < peek_phone(1)));
 CREATE TABLE crm.indexed (id int, note text);
+-- Code that reaches protected relations, behind something that does not name it.
+CREATE VIEW crm.v_of_function AS SELECT id, peek_phone(id) AS phone FROM crm.products WHERE id > 0;
+CREATE VIEW crm.v_of_view AS SELECT phone FROM crm.v_of_function;
+CREATE FUNCTION peek_default(t text DEFAULT peek_phone(1)) RETURNS text LANGUAGE sql AS 'SELECT t';
+CREATE FUNCTION write_inbox() RETURNS text LANGUAGE plpgsql AS
+    $$ DECLARE t text; BEGIN INSERT INTO crm.inbox VALUES (7001) RETURNING note INTO t; RETURN t; END $$;
+CREATE FUNCTION read_view() RETURNS text LANGUAGE sql AS 'SELECT max(phone) FROM crm.v_of_view';
+CREATE FUNCTION by_operator(t text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN t <<<< t; END';
+CREATE FUNCTION by_domain(t text) RETURNS text LANGUAGE plpgsql AS 'DECLARE d peeked := t; BEGIN RETURN d; END';
+CREATE SCHEMA elsewhere;
+CREATE FUNCTION elsewhere.peek_phone(n bigint) RETURNS text LANGUAGE sql AS 'SELECT public.peek_phone(n)';
+GRANT USAGE ON SCHEMA elsewhere TO PUBLIC;
+CREATE TABLE crm.typed (note peeked);
+CREATE TABLE crm.upper_rows (id int PRIMARY KEY);
+CREATE TABLE crm.lower_rows (id int REFERENCES crm.upper_rows ON DELETE CASCADE);
+INSERT INTO crm.upper_rows VALUES (1);
+INSERT INTO crm.lower_rows VALUES (1);
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO crm.ruled VALUES (1, (SELECT phone FROM crm.customers LIMIT 1)); RETURN OLD; END $$;
+CREATE TRIGGER tell BEFORE DELETE ON crm.lower_rows FOR EACH ROW EXECUTE FUNCTION tell();
 GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;
 GRANT CREATE ON SCHEMA public TO PUBLIC;
 SELECT lo_from_bytea(4711, convert_to(phone, 'UTF8')) FROM crm.customers LIMIT 1;
