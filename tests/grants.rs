@@ -366,3 +366,22 @@ fn a_row_filter_cannot_be_taken_over_by_an_operator_of_the_caller() {
         "240"
     );
 }
+
+#[test]
+fn a_name_that_could_come_to_mean_a_protected_relation_needs_its_schema() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let server = Postgres::get();
+    server.sql(
+        &menshen.database,
+        "CREATE TABLE public.customers (phone text, id int); GRANT SELECT ON public.customers TO PUBLIC",
+    );
+    let mut analyst = menshen.connect("analyst", "-c search_path=public,crm");
+    // Another session could drop it while this one waits for its lock.
+    assert_eq!(
+        analyst.simple("SELECT phone || '' FROM customers LIMIT 1").sqlstate(),
+        "0A000"
+    );
+    assert_eq!(analyst.simple("SELECT phone || '' FROM public.customers").error, None);
+    assert_eq!(analyst.simple("SET search_path = public").error, None);
+    assert_eq!(analyst.simple("SELECT phone || '' FROM customers").error, None);
+}

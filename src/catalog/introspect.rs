@@ -111,7 +111,7 @@ SELECT pg_catalog.json_build_object(
            JOIN pg_catalog.pg_proc f ON f.oid IN (g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggserialfn, g.aggdeserialfn,
                 g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn)
            JOIN pg_catalog.pg_namespace fn ON fn.oid = f.pronamespace
-          WHERE g.aggfnoid = p.oid AND f.oid >= 16384))
+          WHERE g.aggfnoid = p.oid AND f.oid >= 16384), p.proconfig)
         ORDER BY p.oid)
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
       JOIN pg_catalog.pg_language l ON l.oid = p.prolang
@@ -177,6 +177,7 @@ type FunctionRow = (
     char,
     Option<String>,
     Option<Vec<(String, String)>>,
+    Option<Vec<String>>,
 );
 
 /// Types of the grammar's own: their names mean PostgreSQL's types whatever the search path holds.
@@ -293,7 +294,9 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
         type_names.entry(name).or_default().insert(oid);
     }
     let mut functions: HashMap<String, Vec<Function>> = HashMap::new();
-    for (oid, schema, name, language, body, kind, extension, support) in document.functions.unwrap_or_default() {
+    for (oid, schema, name, language, body, kind, extension, support, settings) in
+        document.functions.unwrap_or_default()
+    {
         functions.entry(name.clone()).or_default().push(Function {
             oid,
             schema,
@@ -303,6 +306,7 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
             kind,
             support: support.unwrap_or_default(),
             extension,
+            settings: settings.unwrap_or_default(),
         });
     }
     let mut operators: HashMap<String, Vec<(String, String)>> = HashMap::new();

@@ -155,6 +155,8 @@ pub struct Function {
     pub support: Vec<(String, String)>,
     /// Name of the extension it belongs to (`pg_depend` deptype `e`), if any.
     pub extension: Option<String>,
+    /// Settings in force while it runs (`SET` clauses), as `name=value`.
+    pub settings: Vec<String>,
 }
 
 /// One database's catalog at one moment.

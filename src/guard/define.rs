@@ -119,7 +119,10 @@ fn run(subject: &Subject<'_>) -> Result<Judged, Verdict> {
             _ => body = value,
         }
     }
-    if let functions::Verdict::Refused { reason } = subject.judge.ground.reach.judge_body(&language, &body) {
+    let verdict = subject.judge.ground.reach.judge_body(&language, &body, Vec::new());
+    if let functions::Verdict::Refused { reason, system } = verdict
+        && !(system && subject.judge.unrestricted)
+    {
         return Err(Refusal::denied(
             "code-opaque",
             format!("permission denied for DO: its code {reason}"),
@@ -150,8 +153,17 @@ fn function(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     let judge = subject.judge;
     subject.functions()?;
     let trusted = judge.ground.reach.is_trusted(&names, judge.request.search_path);
-    let verdict = judge.ground.reach.judge_body(&language(subject), &body(subject));
-    if let (functions::Verdict::Refused { reason }, false) = (&verdict, trusted) {
+    let settings = subject
+        .tree
+        .list("options")
+        .iter()
+        .filter(|o| o.text("defname") == "set");
+    let settings = settings.map(|o| o.field("arg").text("name").to_owned()).collect();
+    let verdict = judge
+        .ground
+        .reach
+        .judge_body(&language(subject), &body(subject), settings);
+    if let (functions::Verdict::Refused { reason, .. }, false) = (&verdict, trusted) {
         if !judge.ground.policy.may_define(judge.request.standing) {
             return Err(Refusal::denied(
                 "function-reaches-protected-relation",

@@ -368,6 +368,9 @@ impl Subject<'_> {
                         self.judge.code_behind(found, UseKind::Read)?;
                     }
                     self.system_columns(found)?;
+                    if written.is_none() && strict {
+                        self.shadowed(found)?;
+                    }
                     touches |= ground.protected.contains_key(&found.oid);
                 }
                 None if strict => {
@@ -377,6 +380,35 @@ impl Subject<'_> {
             }
         }
         Ok(touches)
+    }
+
+    /// A name without a schema is looked up again by the server after it waited for a lock: it must not come to mean a protected relation
+    /// that stands further down the path. What is the session's own temporary table, nobody else can take away meanwhile.
+    fn shadowed(&self, found: &crate::catalog::Relation) -> Result<(), Refusal> {
+        let ground = self.judge.ground;
+        if found.temporary || ground.protected.contains_key(&found.oid) {
+            return Ok(());
+        }
+        let below = self
+            .judge
+            .path()
+            .iter()
+            .skip_while(|s| **s != found.name.schema)
+            .skip(1);
+        let hidden = below
+            .filter_map(|s| ground.catalog.relation(s, &found.name.name))
+            .find(|r| ground.protected.contains_key(&r.oid));
+        match hidden {
+            None => Ok(()),
+            Some(hidden) => Err(Refusal::unsupported(
+                "name-of-protected-relation",
+                format!(
+                    "\"{}\" without a schema could come to mean \"{}.{}\"",
+                    found.name.name, hidden.name.schema, hidden.name.name
+                ),
+                "write the schema before the name",
+            )),
+        }
     }
 
     /// Columns of the server's own catalog that hold secrets: neither their name nor `*` may stand in the statement, nor the relation's row.
@@ -458,7 +490,11 @@ impl Subject<'_> {
                         result = self.type_name(&name);
                     }
                 }
-                "AExpr" | "SubLink" | "SortBy" => {
+                "AExpr" | "SubLink" | "SortBy" | "CaseExpr" | "JoinExpr" => {
+                    result = implied(n).iter().try_for_each(|operator| self.operator(operator));
+                    if result.is_err() {
+                        return false;
+                    }
                     for field in ["name", "oper_name", "use_op"] {
                         if let Some(name) = n.names(field).and_then(|mut names| names.pop()) {
                             result = self.operator(&name);
@@ -516,7 +552,7 @@ impl Subject<'_> {
     /// A form of the grammar that an older server reads as a call: a user function of that name is judged.
     fn form(&self, name: &str) -> Result<(), Refusal> {
         match self.judge.ground.reach.judge_call(None, name, self.judge.path()) {
-            functions::Call::User(functions::Verdict::Refused { reason }) => Err(Refusal::denied(
+            functions::Call::User(functions::Verdict::Refused { reason, .. }) => Err(Refusal::denied(
                 "function-opaque",
                 format!("permission denied for function \"{name}\": {reason}"),
                 "query the relations directly, or ask the owners of the policy to trust the function",
@@ -532,7 +568,7 @@ impl Subject<'_> {
         let ground = self.judge.ground;
         let denied = match ground.reach.judge_call(None, name, self.judge.path()) {
             functions::Call::BuiltIn(entry) => entry.map(|e| e.reason.clone()),
-            functions::Call::User(functions::Verdict::Refused { reason }) => Some(reason),
+            functions::Call::User(functions::Verdict::Refused { reason, .. }) => Some(reason),
             functions::Call::User(functions::Verdict::Safe) | functions::Call::Unknown => None,
         };
         let Some(reason) = denied else { return Ok(()) };
@@ -546,38 +582,59 @@ impl Subject<'_> {
         ))
     }
 
-    /// Whether `alias.column` can only mean a column: every relation of that alias has it; a sub-query of that alias may have it.
+    /// Whether `alias.column` can only mean a column: everything in the statement that has that alias is known to have the column.
     fn has_column(&self, alias: &str, column: &str) -> bool {
-        let catalog = &self.judge.ground.catalog;
-        let mut own = Vec::new();
-        let mut given = false;
+        let mut named: Vec<bool> = Vec::new();
+        let mut ctes: Vec<&Tree> = Vec::new();
         self.tree.walk(&mut |n| {
+            if n.kind() == "CommonTableExpr" {
+                ctes.push(n);
+            }
+            true
+        });
+        self.tree.walk(&mut |n| {
+            let own = n.field("alias");
+            let renamed = own.names("colnames").unwrap_or_default().iter().any(|c| c == column);
             match n.kind() {
                 "RangeVar" => {
-                    let schema = n.text("schemaname");
-                    let written = (!schema.is_empty()).then_some(schema);
-                    let found = catalog
-                        .resolve(written, n.text("relname"), self.judge.path())
-                        .is_some_and(|r| r.column(column).is_some());
-                    let shown = n.field("alias").text("aliasname");
-                    if alias == if shown.is_empty() { n.text("relname") } else { shown }
-                        || alias == n.text("schemaname")
-                    {
-                        own.push(found);
+                    let shown = own.text("aliasname");
+                    let name = if shown.is_empty() { n.text("relname") } else { shown };
+                    // In INSERT, MERGE and RETURNING the target has these names too.
+                    let target = matches!(alias, "excluded" | "old" | "new") && named.is_empty();
+                    if alias == name || alias == n.text("schemaname") || target {
+                        let of =
+                            |cte: &&Tree| n.text("schemaname").is_empty() && cte.text("ctename") == n.text("relname");
+                        let mut of = ctes.iter().copied().filter(of).peekable();
+                        let has = if of.peek().is_some() {
+                            of.all(|cte| cte_gives(cte, column))
+                        } else {
+                            let schema = n.text("schemaname");
+                            let written = (!schema.is_empty()).then_some(schema);
+                            let catalog = &self.judge.ground.catalog;
+                            let found = catalog.resolve(written, n.text("relname"), self.judge.path());
+                            found.is_some_and(|r| r.column(column).is_some())
+                        };
+                        named.push(has || renamed);
                     }
-                    given |= found;
                 }
-                "ResTarget" => given |= n.text("name") == column,
-                "Alias" => given |= n.names("colnames").unwrap_or_default().iter().any(|c| c == column),
+                "RangeSubselect" if own.text("aliasname") == alias => {
+                    named.push(renamed || gives(n.field("subquery"), column));
+                }
+                "RangeFunction" | "RangeTableFunc" | "JsonTable" if own.text("aliasname") == alias => {
+                    let defined = ["coldeflist", "columns"].iter().flat_map(|f| n.list(f));
+                    let mut defined = defined.map(|c| [c.text("colname"), c.text("name")]);
+                    named.push(renamed || defined.any(|names| names.contains(&column)));
+                }
+                "JoinExpr"
+                    if own.text("aliasname") == alias || n.field("join_using_alias").text("aliasname") == alias =>
+                {
+                    named.push(renamed);
+                }
                 _ => {}
             }
             true
         });
-        if own.is_empty() {
-            given
-        } else {
-            own.iter().all(|has| *has)
-        }
+        !named.is_empty() && named.iter().all(|has| *has)
     }
 
     /// A type whose casts or checks call a user function.
@@ -594,11 +651,11 @@ impl Subject<'_> {
             return Ok(());
         };
         for (schema, function) in behind {
-            if let functions::Call::User(functions::Verdict::Refused { reason }) =
-                self.judge
-                    .ground
-                    .reach
-                    .judge_call(Some(schema), function, self.judge.path())
+            if let functions::Call::User(functions::Verdict::Refused { reason, .. }) = self
+                .judge
+                .ground
+                .reach
+                .judge_call(Some(schema), function, self.judge.path())
             {
                 return Err(Refusal::denied(
                     "operator-opaque",
@@ -664,6 +721,46 @@ impl Subject<'_> {
             unrestricted: false,
         })
     }
+}
+
+/// Operators that the grammar implies where the text names none.
+fn implied(node: &Tree) -> &'static [&'static str] {
+    match node.kind() {
+        "CaseExpr" if !node.field("arg").is_null() => &["="],
+        "JoinExpr" if node.flag("is_natural") || !node.list("using_clause").is_empty() => &["="],
+        "SubLink" if !node.field("testexpr").is_null() && node.list("oper_name").is_empty() => &["="],
+        "AExpr"
+            if node
+                .names("name")
+                .is_some_and(|n| n.iter().any(|n| n.contains("BETWEEN"))) =>
+        {
+            &[">=", "<=", "<", ">"]
+        }
+        _ => &[],
+    }
+}
+
+/// Whether a query has an output column of that name, by the names that are written.
+fn gives(query: &Tree, column: &str) -> bool {
+    if !query.field("larg").is_null() {
+        return gives(query.field("larg"), column);
+    }
+    let returning = query.field("returning_clause");
+    let targets = query.list("target_list").iter().chain(returning.list("exprs"));
+    targets.into_iter().any(|target| {
+        let name = target.text("name");
+        let fields = target.field("val").names("fields").unwrap_or_default();
+        if name.is_empty() {
+            fields.last().is_some_and(|f| f == column)
+        } else {
+            name == column
+        }
+    })
+}
+
+fn cte_gives(cte: &Tree, column: &str) -> bool {
+    let renamed = cte.names("aliascolnames").unwrap_or_default();
+    renamed.iter().any(|c| c == column) || gives(cte.field("ctequery"), column)
 }
 
 /// Every relation that a statement names, but for references to its common table expressions: a name of WITH stands for itself only

@@ -54,6 +54,35 @@ CREATE FUNCTION write_inbox() RETURNS text LANGUAGE plpgsql AS
 CREATE FUNCTION read_view() RETURNS text LANGUAGE sql AS 'SELECT max(phone) FROM crm.v_of_view';
 CREATE FUNCTION by_operator(t text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN t <<<< t; END';
 CREATE FUNCTION by_domain(t text) RETURNS text LANGUAGE plpgsql AS 'DECLARE d peeked := t; BEGIN RETURN d; END';
+CREATE VIEW crm.v_statistics AS SELECT tablename, most_common_vals::text AS v, histogram_bounds::text AS h FROM pg_stats;
+CREATE VIEW crm.v_sessions AS SELECT query FROM pg_stat_activity;
+CREATE VIEW crm.v_text AS SELECT query_to_xml('SELECT phone FROM crm.cust' || 'omers', true, true, '') AS x;
+CREATE FUNCTION public."z""z"() RETURNS text LANGUAGE sql AS 'SELECT phone FROM crm.customers LIMIT 1';
+CREATE FUNCTION doubled() RETURNS text LANGUAGE sql AS 'SELECT public."z""z"()';
+CREATE FUNCTION public.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa() RETURNS text LANGUAGE sql
+    AS 'SELECT phone FROM crm.customers LIMIT 1';
+CREATE FUNCTION too_long() RETURNS text LANGUAGE sql
+    AS 'SELECT public.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbb()';
+CREATE FUNCTION public.current_setting(n int) RETURNS text LANGUAGE sql AS 'SELECT phone FROM crm.customers WHERE id = n';
+CREATE FUNCTION read_otherwise() RETURNS text LANGUAGE plpgsql SET standard_conforming_strings = off AS
+    $$ DECLARE x text; BEGIN x := '\' -- ' || (SELECT phone FROM crm.customers LIMIT 1);
+ RETURN x
+; RETURN x; END $$;
+CREATE FUNCTION peek_int(i int) RETURNS text LANGUAGE sql AS 'SELECT phone FROM crm.customers WHERE id = i';
+CREATE TYPE odd AS (x text);
+CREATE FUNCTION odd_equal(a odd, b odd) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN RAISE NOTICE '%', (SELECT phone FROM crm.customers LIMIT 1); RETURN true; END $$;
+CREATE OPERATOR public.= (LEFTARG = odd, RIGHTARG = odd, FUNCTION = odd_equal);
+CREATE OPERATOR public.>= (LEFTARG = odd, RIGHTARG = odd, FUNCTION = odd_equal);
+CREATE FUNCTION to_odd(int) RETURNS odd LANGUAGE sql AS 'SELECT ROW(phone)::odd FROM crm.customers LIMIT 1';
+CREATE CAST (int AS odd) WITH FUNCTION to_odd(int) AS ASSIGNMENT;
+CREATE TABLE crm.odds (m odd);
+INSERT INTO crm.odds VALUES (ROW('a')::odd);
+CREATE TABLE crm.rule_to_trigger (id int);
+CREATE RULE r AS ON INSERT TO crm.rule_to_trigger DO ALSO INSERT INTO crm.inbox VALUES (NEW.id);
+CREATE FUNCTION peek_text() RETURNS text LANGUAGE sql AS 'SELECT peek_phone(1)';
+CREATE DOMAIN filled AS text DEFAULT peek_text();
+CREATE TABLE crm.filled_rows (id int, note filled);
 CREATE SCHEMA elsewhere;
 CREATE FUNCTION elsewhere.peek_phone(n bigint) RETURNS text LANGUAGE sql AS 'SELECT public.peek_phone(n)';
 GRANT USAGE ON SCHEMA elsewhere TO PUBLIC;

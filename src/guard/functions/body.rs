@@ -17,6 +17,57 @@ pub(super) struct Words {
     pub(super) called: HashSet<String>,
     /// Operators.
     pub(super) operators: HashSet<String>,
+    /// A string inside that can't be read as SQL.
+    unread: bool,
+}
+
+/// Why something is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Why {
+    /// Completes "it …".
+    pub(super) reason: String,
+    /// Only what the server shows of itself is in reach.
+    pub(super) system: bool,
+}
+
+impl Why {
+    pub(super) fn data(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            system: false,
+        }
+    }
+}
+
+/// Names in lower case that a body may not hold.
+#[derive(Debug, Default)]
+pub(super) struct Forbidden {
+    /// Protected relations.
+    pub(super) protected: HashSet<String>,
+    /// Relations of the server's own catalog that show values, statistics or other sessions.
+    pub(super) system: HashSet<String>,
+}
+
+impl Forbidden {
+    /// Why a text with those words is refused: for what it names, or for a built-in function that it may call.
+    pub(super) fn named(&self, words: &Words) -> Option<Why> {
+        if let Some(name) = words.all.iter().find(|w| self.protected.contains(*w)) {
+            return Some(Why::data(format!("could read the protected relation \"{name}\"")));
+        }
+        let mut listed: Vec<_> = words.called.iter().filter_map(|w| BUILT_INS.function(w)).collect();
+        listed.retain(|e| e.class != "settings");
+        listed.sort_by_key(|e| (!e.reads_relations(), e.reason.clone()));
+        if let Some(entry) = listed.first() {
+            return Some(Why {
+                reason: entry.reason.clone(),
+                system: !entry.reads_relations(),
+            });
+        }
+        words.all.iter().find(|w| self.system.contains(*w)).map(|name| Why {
+            reason: format!("could read \"{name}\", which shows more than it should"),
+            system: true,
+        })
+    }
 }
 
 impl Words {
@@ -30,8 +81,8 @@ impl Words {
     }
 }
 
-/// Why a function is refused by itself, and the words of its body. `protected`: names of protected relations, in lower case.
-pub(super) fn judge(function: &Function, protected: &HashSet<String>) -> (Option<String>, Words) {
+/// Why a function is refused by itself, and the words of its body.
+pub(super) fn judge(function: &Function, forbidden: &Forbidden) -> (Option<Why>, Words) {
     if function.kind == 'a' {
         let called = function.support.iter().map(|(_, name)| name.to_lowercase()).collect();
         return (
@@ -45,45 +96,58 @@ pub(super) fn judge(function: &Function, protected: &HashSet<String>) -> (Option
     match function.language.as_str() {
         "sql" | "plpgsql" => {}
         "internal" => {
-            let listed = BUILT_INS.function(&function.body).map(|e| e.reason.clone());
+            let listed = BUILT_INS.function(&function.body).map(|e| Why {
+                reason: e.reason.clone(),
+                system: !e.reads_relations(),
+            });
             return (listed, Words::default());
         }
         "c" => {
             let harmless = function.extension.as_deref().is_some_and(|e| BUILT_INS.is_harmless(e));
-            let reason = (!harmless).then(|| "is written in C, which Menshen cannot read".to_owned());
+            let reason = (!harmless).then(|| Why::data("is written in C, which Menshen cannot read"));
             return (reason, Words::default());
         }
         other => {
             return (
-                Some(format!("is written in {other}, which Menshen cannot read")),
+                Some(Why::data(format!("is written in {other}, which Menshen cannot read"))),
                 Words::default(),
             );
         }
     }
+    let unreadable = || Why::data("has a body that Menshen cannot read");
     let Some(words) = words(&function.body) else {
-        return (Some("has a body that Menshen cannot read".to_owned()), Words::default());
+        return (Some(unreadable()), Words::default());
     };
-    if let Some(name) = words.all.iter().find(|w| protected.contains(*w)) {
-        return (Some(format!("could read the protected relation \"{name}\"")), words);
+    // Whatever changes how a literal is read could make a comment of what is none, and the other way round.
+    let reads_otherwise = |s: &String| s.to_lowercase().contains(LITERALS);
+    if function.settings.iter().any(reads_otherwise)
+        || words.all.contains(LITERALS)
+        || words.unread && words.all.contains("do")
+    {
+        return (Some(unreadable()), words);
+    }
+    if let Some(why) = forbidden.named(&words) {
+        return (Some(why), words);
     }
     // In SQL bodies, too: what the session has prepared may read protected relations.
     if words.all.contains("execute") {
-        return (Some("runs SQL that is built from text".to_owned()), words);
-    }
-    if let Some(entry) = words
-        .all
-        .iter()
-        .find_map(|w| BUILT_INS.function(w).filter(|e| e.class != "settings"))
-    {
-        return (Some(entry.reason.clone()), words);
+        return (Some(Why::data("runs SQL that is built from text")), words);
     }
     (None, words)
 }
 
+/// The setting on which the reading of backslashes depends.
+const LITERALS: &str = "standard_conforming_strings";
+
 /// The words of a text; `None` where it can't be read.
 pub(super) fn words(body: &str) -> Option<Words> {
-    let tokens = super::super::parse::scan(body).ok()?;
     let mut words = Words::default();
+    collect(body, 0, &mut words)?;
+    Some(words)
+}
+
+fn collect(body: &str, depth: u8, words: &mut Words) -> Option<()> {
+    let tokens = super::super::parse::scan(body).ok()?;
     // The word before the token in hand, and whether a dot stood before it.
     let mut last: Option<String> = None;
     let mut dot = false;
@@ -106,7 +170,12 @@ pub(super) fn words(body: &str) -> Option<Words> {
                 if text.chars().all(|c| "+-*/<>=~!@#%^&|`?".contains(c)) {
                     words.operators.insert(text.to_owned());
                 }
-                let whole = text.trim_matches(['"', '\'']).to_lowercase();
+                if string && depth < NESTED_MAX {
+                    words.unread |= collect(inside(text), depth + 1, words).is_none();
+                } else if string {
+                    words.unread = true;
+                }
+                let whole = identifier(text);
                 if dot || string {
                     words.called.insert(whole.clone());
                 }
@@ -117,5 +186,53 @@ pub(super) fn words(body: &str) -> Option<Words> {
             Err(_) => return None,
         }
     }
-    Some(words)
+    Some(())
+}
+
+/// How deep strings in strings are read.
+const NESTED_MAX: u8 = 4;
+
+/// What stands between a string's quotes.
+fn inside(text: &str) -> &str {
+    if text.starts_with('$') {
+        let tag = text.get(1..).and_then(|rest| rest.find('$')).map_or(0, |at| at + 2);
+        return text.get(tag..text.len().saturating_sub(tag)).unwrap_or(text);
+    }
+    let from = text.find('\'').map_or(0, |at| at + 1);
+    text.get(from..text.len().saturating_sub(1)).unwrap_or(text)
+}
+
+/// A name as PostgreSQL reads it, in lower case: without its quotes, doubled ones halved, cut to 63 bytes.
+fn identifier(text: &str) -> String {
+    let bare = match text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => text.trim_matches('\'').to_owned(),
+    };
+    let mut end = bare.len().min(63);
+    while !bare.is_char_boundary(end) {
+        end -= 1;
+    }
+    bare.get(..end).unwrap_or(&bare).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_postgresql_reads_them() {
+        let long = "a".repeat(63);
+        for (body, name) in [
+            ("SELECT public.\"z\"\"z\"()", "z\"z"),
+            (&format!("SELECT {long}bbb()"), long.as_str()),
+            ("SELECT f /* x */ (1)", "f"),
+            ("SELECT a.f FROM a", "f"),
+            ("DO $$ BEGIN PERFORM \"my f\"(); END $$", "my f"),
+        ] {
+            assert!(words(body).unwrap().called.contains(name), "{body}");
+        }
+        assert!(!words("SELECT f FROM a -- g(1)").unwrap().called.contains("g"));
+        assert!(!words("DECLARE c int; BEGIN c := 1; END").unwrap().called.contains("c"));
+        assert!(words("SELECT 1 #%# 2").unwrap().operators.contains("#%#"));
+    }
 }

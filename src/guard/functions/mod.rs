@@ -20,6 +20,8 @@ pub enum Verdict {
     Refused {
         /// Completes "permission denied for function …: it …".
         reason: String,
+        /// Only what the server shows of itself is in reach (statistics, sessions): no rows that would have to be counted.
+        system: bool,
     },
 }
 
@@ -70,6 +72,7 @@ mod tests {
             kind: 'f',
             support: vec![],
             extension: None,
+            settings: vec![],
         }
     }
 

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use globset::{Glob, GlobMatcher};
 
-use super::body::{self, Words};
+use super::body::{self, Forbidden, Why, Words};
 use super::{BUILT_INS, Call, Verdict};
-use crate::catalog::{Catalog, Function, Oid, Relation, RelationName, Use, UseKind};
+use crate::catalog::{Catalog, Function, Oid, RelationName, Use, UseKind};
 
 /// What the functions of a database could reach.
 #[derive(Debug, Default)]
@@ -18,10 +18,10 @@ pub struct Reach {
     everything_known: bool,
     /// Functions that the policy vouches for.
     trusted: Vec<GlobMatcher>,
-    /// Names of protected relations, in lower case.
-    protected: HashSet<String>,
+    /// What bodies may not name.
+    forbidden: Forbidden,
     /// Uses that are refused, and why.
-    refused: HashMap<Use, String>,
+    refused: HashMap<Use, Why>,
     /// The same by bare name in lower case, for bodies that are texts.
     named: Named,
 }
@@ -30,10 +30,11 @@ pub struct Reach {
 #[derive(Debug, Default)]
 struct Named {
     functions: HashMap<String, BTreeSet<Oid>>,
-    types: HashSet<String>,
     operators: HashSet<String>,
-    read: HashSet<String>,
-    written: HashSet<String>,
+    /// Whether only the server's own state is in reach.
+    types: HashMap<String, bool>,
+    read: HashMap<String, bool>,
+    written: HashMap<String, bool>,
 }
 
 /// The catalog by oid.
@@ -49,7 +50,10 @@ impl Reach {
     pub fn new(catalog: &Catalog, protected: &BTreeSet<RelationName>, trusted: &[String]) -> Self {
         let mut reach = Self {
             everything_known: !protected.is_empty(),
-            protected: protected.iter().map(|n| n.name.to_lowercase()).collect(),
+            forbidden: Forbidden {
+                protected: protected.iter().map(|n| n.name.to_lowercase()).collect(),
+                system: system(catalog),
+            },
             ..Self::default()
         };
         if reach.everything_known {
@@ -62,7 +66,7 @@ impl Reach {
         }
         for function in catalog.functions.values().flatten() {
             let verdict = match reach.refused.get(&call(function.oid)) {
-                Some(reason) => Verdict::Refused { reason: reason.clone() },
+                Some(why) => refusal(why.clone()),
                 None => Verdict::Safe,
             };
             reach
@@ -93,9 +97,9 @@ impl Reach {
                 vouched.insert(function.oid);
                 continue;
             }
-            let (reason, words) = body::judge(function, &self.protected);
-            if let Some(reason) = reason {
-                self.refuse(&index, call(function.oid), reason);
+            let (why, words) = body::judge(function, &self.forbidden);
+            if let Some(why) = why {
+                self.refuse(&index, call(function.oid), why);
             }
             bodies.push((function, words));
         }
@@ -108,76 +112,112 @@ impl Reach {
                 users.entry(*used).or_default().push(*user);
             }
         }
-        let relations = catalog.relations.values();
-        self.rules(&index, relations.filter(|r| !r.rules.is_empty()));
-        let mut spread: HashSet<Use> = HashSet::new();
+        self.definitions(&index);
+        let mut spread: HashMap<Use, bool> = HashMap::new();
         loop {
-            let fresh: Vec<Use> = self.refused.keys().filter(|u| !spread.contains(u)).copied().collect();
-            for used in &fresh {
-                spread.insert(*used);
-                let reason = format!("uses {}", self.described(&index, *used));
-                let wider: &[UseKind] = match used.kind {
-                    UseKind::Read | UseKind::Maintain => &[UseKind::Write],
-                    UseKind::Call | UseKind::Cast | UseKind::Write => &[],
-                };
-                for kind in wider {
-                    let reason = self.refused.get(used).cloned().unwrap_or_default();
-                    self.refuse(
-                        &index,
-                        Use {
-                            kind: *kind,
+            let fresh: Vec<(Use, Why)> = self
+                .refused
+                .iter()
+                .filter(|(u, why)| spread.get(u).is_none_or(|system| *system && !why.system))
+                .map(|(u, why)| (*u, why.clone()))
+                .collect();
+            for (used, why) in &fresh {
+                spread.insert(*used, why.system);
+                match used.kind {
+                    UseKind::Read | UseKind::Maintain => {
+                        let writing = Use {
+                            kind: UseKind::Write,
                             oid: used.oid,
-                        },
-                        reason,
-                    );
+                        };
+                        self.refuse(&index, writing, why.clone());
+                    }
+                    UseKind::Call | UseKind::Cast | UseKind::Write => {}
                 }
+                let why = Why {
+                    reason: format!("uses {}", described(&index, *used, &why.reason)),
+                    system: why.system,
+                };
                 for user in users.get(used).into_iter().flatten() {
-                    self.refuse(&index, *user, reason.clone());
+                    self.refuse(&index, *user, why.clone());
                 }
             }
             let mut found = Vec::new();
             for (function, words) in &bodies {
-                if !self.refused.contains_key(&call(function.oid))
-                    && let Some(reason) = self.by_words(words, function.oid)
+                if self.refused.get(&call(function.oid)).is_none_or(|why| why.system)
+                    && let Some(why) = self.by_words(words, function.oid)
                 {
-                    found.push((call(function.oid), reason));
+                    found.push((call(function.oid), why));
                 }
             }
-            if fresh.is_empty() && found.is_empty() {
+            let before = self.refused.values().filter(|why| !why.system).count() + self.refused.len();
+            for (user, why) in found {
+                self.refuse(&index, user, why);
+            }
+            let after = self.refused.values().filter(|why| !why.system).count() + self.refused.len();
+            if fresh.is_empty() && before == after {
                 return;
             }
-            for (user, reason) in found {
-                self.refuse(&index, user, reason);
+        }
+    }
+
+    /// Rules by their words: what they name that could reach protected relations. Views: the server's own functions and relations that show
+    /// more than they should; what they read of protected relations is masked.
+    fn definitions(&mut self, index: &Index<'_>) {
+        for relation in index.catalog.relations.values() {
+            for rule in &relation.rules {
+                let named = body::words(rule).map_or_else(
+                    || Some(Why::data("has a rule that Menshen cannot read")),
+                    |words| self.forbidden.named(&words),
+                );
+                if let Some(why) = named {
+                    let why = Why {
+                        reason: format!("has a rule that {}", why.reason),
+                        system: why.system,
+                    };
+                    self.refuse(
+                        index,
+                        Use {
+                            kind: UseKind::Write,
+                            oid: relation.oid,
+                        },
+                        why,
+                    );
+                }
+            }
+            let Some(mut words) = relation.view_definition.as_deref().map(body::words) else {
+                continue;
+            };
+            if let Some(words) = &mut words {
+                words.all.retain(|w| !self.forbidden.protected.contains(w));
+            }
+            let named = words.map_or_else(
+                || Some(Why::data("has a definition that Menshen cannot read")),
+                |words| self.forbidden.named(&words),
+            );
+            // A materialized view shows what it stored.
+            let kinds = [UseKind::Read, UseKind::Maintain];
+            for kind in kinds {
+                if let Some(why) = &named {
+                    self.refuse(
+                        index,
+                        Use {
+                            kind,
+                            oid: relation.oid,
+                        },
+                        why.clone(),
+                    );
+                }
             }
         }
     }
 
-    /// Rules by their words: what they name that could reach protected relations.
-    fn rules<'c>(&mut self, index: &Index<'_>, relations: impl Iterator<Item = &'c Relation>) {
-        for relation in relations {
-            let reaches = relation.rules.iter().any(|rule| {
-                body::words(rule).is_none_or(|w| {
-                    w.all.iter().any(|w| {
-                        self.protected.contains(w) || BUILT_INS.function(w).is_some_and(|e| e.class != "settings")
-                    })
-                })
-            });
-            if reaches {
-                let reason = "one of its rules could read protected relations".to_owned();
-                let writing = Use {
-                    kind: UseKind::Write,
-                    oid: relation.oid,
-                };
-                self.refuse(index, writing, reason);
-            }
-        }
-    }
-
-    fn refuse(&mut self, index: &Index<'_>, what: Use, reason: String) {
-        if self.refused.contains_key(&what) {
+    fn refuse(&mut self, index: &Index<'_>, what: Use, why: Why) {
+        // What could reach rows weighs more than what shows the server's own state.
+        if self.refused.get(&what).is_some_and(|old| !old.system || why.system) {
             return;
         }
-        self.refused.insert(what, reason);
+        let system = why.system;
+        self.refused.insert(what, why);
         let relation = || {
             index
                 .catalog
@@ -200,53 +240,44 @@ impl Reach {
             }
             UseKind::Cast => {
                 let name = index.types.get(&what.oid);
-                self.named.types.extend(name.map(|name| name.to_lowercase()));
+                worse(&mut self.named.types, name.map(|name| name.to_lowercase()), system);
             }
-            UseKind::Read => self.named.read.extend(relation()),
-            UseKind::Maintain | UseKind::Write => self.named.written.extend(relation()),
+            UseKind::Read => worse(&mut self.named.read, relation(), system),
+            UseKind::Maintain | UseKind::Write => worse(&mut self.named.written, relation(), system),
         }
     }
 
-    /// "function "s.f", which could …"
-    fn described(&self, index: &Index<'_>, used: Use) -> String {
-        let reason = self.refused.get(&used).map(String::as_str).unwrap_or_default();
-        let name = match used.kind {
-            UseKind::Call => {
-                let function = index.functions.get(&used.oid);
-                function.map(|f| format!("function \"{}.{}\"", f.schema, f.name))
-            }
-            UseKind::Cast => index.types.get(&used.oid).map(|name| format!("type \"{name}\"")),
-            UseKind::Read | UseKind::Maintain | UseKind::Write => {
-                let relation = index.catalog.relations.get(&used.oid);
-                relation.map(|r| format!("relation \"{}.{}\"", r.name.schema, r.name.name))
-            }
-        };
-        // The end of a chain says enough.
-        match reason.strip_prefix("uses ") {
-            Some(rest) => rest.to_owned(),
-            None => format!("{}, which {reason}", name.unwrap_or_default()),
+    /// Why the words of a body are refused for what they use; `own` is the function itself.
+    fn by_words(&self, words: &Words, own: Oid) -> Option<Why> {
+        let mut found: Vec<Why> = Vec::new();
+        for name in &words.called {
+            let oids = self.named.functions.get(name).into_iter().flatten();
+            let why = oids
+                .filter(|oid| **oid != own)
+                .filter_map(|oid| self.refused.get(&call(*oid)));
+            found.extend(why.map(|why| Why {
+                reason: format!("calls \"{name}\", which could read protected relations"),
+                system: why.system,
+            }));
         }
-    }
-
-    /// Why the words of a body are refused for what they name; `own` is the function itself.
-    fn by_words(&self, words: &Words, own: Oid) -> Option<String> {
-        let call = words.called.iter().find(|w| {
-            let named = self.named.functions.get(*w);
-            named.is_some_and(|oids| oids.iter().any(|oid| *oid != own))
-        });
-        if let Some(name) = call {
-            return Some(format!("calls \"{name}\", which could read protected relations"));
+        let operators = words.operators.iter().filter(|o| self.named.operators.contains(*o));
+        found.extend(operators.map(|o| {
+            Why::data(format!(
+                "uses operator {o}, whose function could read protected relations"
+            ))
+        }));
+        let writes = words.write();
+        for name in &words.all {
+            let behind = self.named.types.get(name).into_iter();
+            let behind = behind.chain(self.named.read.get(name));
+            let behind = behind.chain(self.named.written.get(name).filter(|_| writes));
+            found.extend(behind.map(|system| Why {
+                reason: format!("uses \"{name}\", behind which code could read protected relations"),
+                system: *system,
+            }));
         }
-        let of = |names: &HashSet<String>| words.all.iter().find(|w| names.contains(*w)).cloned();
-        if let Some(name) = words.operators.iter().find(|o| self.named.operators.contains(*o)) {
-            return Some(format!(
-                "uses operator {name}, whose function could read protected relations"
-            ));
-        }
-        let used = of(&self.named.types)
-            .or_else(|| of(&self.named.read))
-            .or_else(|| words.write().then(|| of(&self.named.written)).flatten());
-        used.map(|name| format!("uses \"{name}\", behind which code could read protected relations"))
+        found.sort_by(|a, b| (a.system, &a.reason).cmp(&(b.system, &b.reason)));
+        found.into_iter().next()
     }
 
     /// Whether the policy vouches for a function of that name, in any schema it may be made in.
@@ -264,22 +295,18 @@ impl Reach {
             .any(|s| self.trusted.iter().any(|t| t.is_match(format!("{s}.{bare}"))))
     }
 
-    /// Why a relation may not be used so, if so.
+    /// Why a relation may not be used so, if so. `unrestricted`: by a principal for whom nothing is masked, who may see the server's state.
     #[must_use]
-    pub fn code_behind(&self, relation: Oid, kind: UseKind) -> Option<&str> {
-        self.refused.get(&Use { kind, oid: relation }).map(String::as_str)
+    pub fn code_behind(&self, relation: Oid, kind: UseKind, unrestricted: bool) -> Option<&str> {
+        let why = self.refused.get(&Use { kind, oid: relation })?;
+        (!(why.system && unrestricted)).then_some(why.reason.as_str())
     }
 
     /// Why nothing may be maintained that the statement does not name, if so: some relation's code is refused.
     #[must_use]
     pub fn code_behind_any(&self) -> Option<&str> {
-        let mut refused: Vec<_> = self
-            .refused
-            .iter()
-            .filter(|(u, _)| u.kind == UseKind::Maintain)
-            .collect();
-        refused.sort();
-        refused.first().map(|(_, reason)| reason.as_str())
+        let refused = self.refused.iter().filter(|(u, _)| u.kind == UseKind::Maintain);
+        refused.min_by_key(|(u, _)| **u).map(|(_, why)| why.reason.as_str())
     }
 
     /// Why a value may not be cast from or to a type of that bare name, if so: a user function behind it is refused.
@@ -291,13 +318,13 @@ impl Reach {
                 kind: UseKind::Cast,
                 oid: *oid,
             };
-            self.refused.get(&casting).map(String::as_str)
+            self.refused.get(&casting).map(|why| why.reason.as_str())
         })
     }
 
     /// Judges a body that is not in the catalog: DO, CREATE FUNCTION.
     #[must_use]
-    pub fn judge_body(&self, language: &str, body: &str) -> Verdict {
+    pub fn judge_body(&self, language: &str, body: &str, settings: Vec<String>) -> Verdict {
         if !self.everything_known {
             return Verdict::Safe;
         }
@@ -310,12 +337,14 @@ impl Reach {
             kind: 'f',
             support: Vec::new(),
             extension: None,
+            settings,
         };
-        let (reason, words) = body::judge(&function, &self.protected);
-        match reason.or_else(|| self.by_words(&words, 0)) {
-            Some(reason) => Verdict::Refused { reason },
-            None => Verdict::Safe,
-        }
+        let (why, words) = body::judge(&function, &self.forbidden);
+        let worst = why
+            .into_iter()
+            .chain(self.by_words(&words, 0))
+            .min_by_key(|why| why.system);
+        worst.map_or(Verdict::Safe, refusal)
     }
 
     /// What a call of that name means. Where several functions have the name, the worst of those in reach counts; a name that the
@@ -343,18 +372,69 @@ impl Reach {
             .filter(|(s, _)| in_reach(s))
             .map(|(_, v)| v)
             .collect();
-        if let Some(entry) = BUILT_INS.function(name) {
-            // An extension's function on the list, or a user function that hides a built-in: the list counts.
-            return Call::BuiltIn(Some(entry));
+        // The worst of them; an extension's function on the list, or a user function that hides a built-in, is what the list says at least.
+        let badness = |v: &Verdict| match v {
+            Verdict::Safe => 0,
+            Verdict::Refused { system: true, .. } => 1,
+            Verdict::Refused { system: false, .. } => 2,
+        };
+        let worst = candidates.into_iter().max_by_key(|v| badness(v));
+        match (worst, BUILT_INS.function(name)) {
+            (Some(verdict @ Verdict::Refused { .. }), None) => Call::User(verdict.clone()),
+            (Some(verdict @ Verdict::Refused { .. }), Some(entry)) if entry.class == "settings" => {
+                Call::User(verdict.clone())
+            }
+            (Some(Verdict::Safe), None) => Call::User(Verdict::Safe),
+            (Some(_) | None, Some(entry)) => Call::BuiltIn(Some(entry)),
+            (None, None) => built_in(),
         }
-        match candidates
-            .iter()
-            .find(|v| matches!(v, Verdict::Refused { .. }))
-            .or_else(|| candidates.first())
-        {
-            Some(verdict) => Call::User((*verdict).clone()),
-            None => built_in(),
+    }
+}
+
+fn worse(names: &mut HashMap<String, bool>, name: Option<String>, system: bool) {
+    if let Some(name) = name {
+        let known = names.entry(name).or_insert(system);
+        *known &= system;
+    }
+}
+
+/// "function "s.f", which could …"
+fn described(index: &Index<'_>, used: Use, reason: &str) -> String {
+    let name = match used.kind {
+        UseKind::Call => {
+            let function = index.functions.get(&used.oid);
+            function.map(|f| format!("function \"{}.{}\"", f.schema, f.name))
         }
+        UseKind::Cast => index.types.get(&used.oid).map(|name| format!("type \"{name}\"")),
+        UseKind::Read | UseKind::Maintain | UseKind::Write => {
+            let relation = index.catalog.relations.get(&used.oid);
+            relation.map(|r| format!("relation \"{}.{}\"", r.name.schema, r.name.name))
+        }
+    };
+    // The end of a chain says enough.
+    match reason.strip_prefix("uses ") {
+        Some(rest) => rest.to_owned(),
+        None => format!("{}, which {reason}", name.unwrap_or_default()),
+    }
+}
+
+/// Names, in lower case, of the server's relations that may not be read, and of those that nobody here knows.
+fn system(catalog: &Catalog) -> HashSet<String> {
+    let relations = catalog.relations.values();
+    relations
+        .filter(|r| {
+            let (schema, name) = (&r.name.schema, &r.name.name);
+            let own = matches!(schema.as_str(), "pg_catalog" | "information_schema");
+            BUILT_INS.relation(schema, name).is_some() || own && !BUILT_INS.knows_relation(schema, name)
+        })
+        .map(|r| r.name.name.to_lowercase())
+        .collect()
+}
+
+fn refusal(why: Why) -> Verdict {
+    Verdict::Refused {
+        reason: why.reason,
+        system: why.system,
     }
 }
 
