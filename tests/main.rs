@@ -9,6 +9,7 @@
 
 mod attacks;
 mod clients;
+mod counts;
 mod fuzz;
 mod generated;
 mod generator;

@@ -131,6 +131,11 @@ impl Raw {
             .unwrap();
     }
 
+    /// Bytes that need not be a message.
+    pub fn write_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
     pub fn next(&mut self) -> Result<Message, String> {
         let mut head = [0_u8; 5];
         self.stream.read_exact(&mut head).map_err(|e| e.to_string())?;
