@@ -21,5 +21,6 @@ mod limits;
 mod masks;
 mod modify;
 mod oracle;
+mod pipes;
 mod tls;
 mod wire;

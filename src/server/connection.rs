@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
@@ -25,6 +25,10 @@ const CANCEL_REQUEST: i32 = 80_877_102;
 /// PostgreSQL's own bound on start-up packets.
 const STARTUP_BYTES_MAX: usize = 10_000;
 const BUFFER_BYTES: usize = 64 * 1024;
+/// What may wait to be taken by one side before no more is read for it.
+const PENDING_BYTES_MAX: usize = 1024 * 1024;
+/// Client bytes at hand from which on judging them could take long.
+const LONG_BYTES: usize = 2048;
 
 /// Turns a connection away.
 pub async fn refuse(mut stream: TcpStream) {
@@ -127,7 +131,7 @@ async fn serve(
             return;
         }
     };
-    let mut server = match upstream::connect(&shared).await {
+    let server = match upstream::connect(&shared).await {
         Ok(server) => server,
         Err(why) => {
             let _gone = client
@@ -167,24 +171,27 @@ async fn serve(
         BytesMut::with_capacity(BUFFER_BYTES),
         BytesMut::with_capacity(BUFFER_BYTES),
     );
+    // Each side is read while the other is written to: a client that sends and reads at the same time (a pipeline) would otherwise wait for
+    // a server that waits for it. What a slow side has not taken bounds what is read for it.
+    let (mut client_reads, mut client_writes) = tokio::io::split(client);
+    let (mut server_reads, mut server_writes) = tokio::io::split(server);
+    let (mut client_unflushed, mut server_unflushed) = (false, false);
     while !connection.closing {
-        if !connection.flush(&mut client, &mut server).await {
-            break;
-        }
         from_client.reserve(BUFFER_BYTES);
         from_server.reserve(BUFFER_BYTES);
+        let to_server = server_unflushed || !connection.to_server.is_empty();
+        let to_client = client_unflushed || !connection.to_client.is_empty();
+        let room_for_client = connection.to_server.len() < PENDING_BYTES_MAX;
+        let room_for_server = connection.to_client.len() < PENDING_BYTES_MAX;
         let actions = tokio::select! {
-            read = client.read_buf(&mut from_client), if connection.session.wants_client() => match read {
-                Ok(0) | Err(_) => break,
-                Ok(_) => connection.session.client_bytes(&mut from_client, Timestamp::now()),
+            biased;
+            sent = send(&mut server_writes, &mut connection.to_server, &mut server_unflushed), if to_server => match sent {
+                Ok(()) => continue,
+                Err(_) => break,
             },
-            read = server.read_buf(&mut from_server), if connection.session.wants_server() => match read {
-                Ok(0) | Err(_) => {
-                    let lost = failure("08006", "upstream-lost", "the connection to the database server was lost".to_owned());
-                    connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));
-                    break;
-                }
-                Ok(_) => connection.session.server_bytes(&mut from_server, Timestamp::now()),
+            sent = send(&mut client_writes, &mut connection.to_client, &mut client_unflushed), if to_client => match sent {
+                Ok(()) => continue,
+                Err(_) => break,
             },
             back = returns.recv() => match back {
                 Some(Back::Charged(result)) => connection.session.charged(result, Timestamp::now()),
@@ -197,36 +204,55 @@ async fn serve(
                 connection.to_client.extend_from_slice(&message::error(&stop, "FATAL"));
                 break;
             }
+            read = server_reads.read_buf(&mut from_server), if connection.session.wants_server() && room_for_server => match read {
+                Ok(0) | Err(_) => {
+                    let lost = failure("08006", "upstream-lost", "the connection to the database server was lost".to_owned());
+                    connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));
+                    break;
+                }
+                Ok(_) => connection.session.server_bytes(&mut from_server, Timestamp::now()),
+            },
+            read = client_reads.read_buf(&mut from_client), if connection.session.wants_client() && room_for_client => match read {
+                Ok(0) | Err(_) => break,
+                // Judging long texts takes its time: others must not wait for it.
+                Ok(_) if from_client.len() >= LONG_BYTES => {
+                    tokio::task::block_in_place(|| connection.session.client_bytes(&mut from_client, Timestamp::now()))
+                }
+                Ok(_) => connection.session.client_bytes(&mut from_client, Timestamp::now()),
+            },
         };
         connection.perform(actions).await;
     }
     // What is left for either side, within reason.
-    let _late = tokio::time::timeout(Duration::from_secs(2), connection.flush(&mut client, &mut server)).await;
-    let _closed = tokio::time::timeout(Duration::from_secs(1), client.shutdown()).await;
-    let _closed = tokio::time::timeout(Duration::from_secs(1), server.shutdown()).await;
+    let last = async {
+        let _late = server_writes.write_all(&connection.to_server).await;
+        let _late = server_writes.flush().await;
+        let _late = client_writes.write_all(&connection.to_client).await;
+        let _late = client_writes.flush().await;
+    };
+    let _late = tokio::time::timeout(Duration::from_secs(2), last).await;
+    let _closed = tokio::time::timeout(Duration::from_secs(1), client_writes.shutdown()).await;
+    let _closed = tokio::time::timeout(Duration::from_secs(1), server_writes.shutdown()).await;
     if let Some(key) = &connection.key {
         connection.shared.cancels.remove(key);
     }
 }
 
-impl Connection {
-    /// One write per side and burst. False where a side is gone.
-    async fn flush(&mut self, client: &mut Stream, server: &mut Stream) -> bool {
-        if !self.to_server.is_empty() {
-            if server.write_all(&self.to_server).await.is_err() || server.flush().await.is_err() {
-                return false;
-            }
-            self.to_server.clear();
-        }
-        if !self.to_client.is_empty() {
-            if client.write_all(&self.to_client).await.is_err() || client.flush().await.is_err() {
-                return false;
-            }
-            self.to_client.clear();
-        }
-        true
+/// Writes what it can of the buffer, or flushes what was written. Nothing is lost where it is dropped half-way.
+async fn send(writes: &mut WriteHalf<Stream>, buffer: &mut BytesMut, unflushed: &mut bool) -> std::io::Result<()> {
+    if buffer.is_empty() {
+        writes.flush().await?;
+        *unflushed = false;
+        return Ok(());
     }
+    if writes.write_buf(buffer).await? == 0 {
+        return Err(std::io::ErrorKind::WriteZero.into());
+    }
+    *unflushed = true;
+    Ok(())
+}
 
+impl Connection {
     async fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {

@@ -136,6 +136,11 @@ impl Raw {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Another handle of the same connection, to write while this one reads.
+    pub fn writer(&self) -> TcpStream {
+        self.stream.try_clone().unwrap()
+    }
+
     pub fn next(&mut self) -> Result<Message, String> {
         let mut head = [0_u8; 5];
         self.stream.read_exact(&mut head).map_err(|e| e.to_string())?;
