@@ -163,15 +163,15 @@ fn function(subject: &Subject<'_>) -> Result<Judged, Verdict> {
         .ground
         .reach
         .judge_body(&language(subject), &body(subject), settings);
-    if let (functions::Verdict::Refused { reason, .. }, false) = (&verdict, trusted) {
-        if !judge.ground.policy.may_define(judge.request.standing) {
-            return Err(Refusal::denied(
-                "function-reaches-protected-relation",
-                format!("permission denied to create function \"{}\": it {reason}", names.join(".")),
-                "ask the owners of the policy for a grant with ddl = true, or create it as the owner of the database, past Menshen",
-            )
-            .into());
-        }
+    if let (functions::Verdict::Refused { reason, .. }, false) = (&verdict, trusted)
+        && !judge.ground.policy.may_define(judge.request.standing)
+    {
+        return Err(Refusal::denied(
+            "function-reaches-protected-relation",
+            format!("permission denied to create function \"{}\": it {reason}", names.join(".")),
+            "ask the owners of the policy for a grant with ddl = true, or create it as the owner of the database, past Menshen",
+        )
+        .into());
     }
     if subject.touches()? || trusted {
         granted(subject)?;
