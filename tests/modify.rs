@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::harness::menshen::unlimited_policy;
 use crate::harness::raw::Answer;
 use crate::harness::{Menshen, Postgres, Raw};
-use crate::oracle::{ROLES, difference, leaks, masked_copy};
+use crate::oracle::{ROLES, difference, leaks, masked_copy, other_origins};
 
 #[derive(Deserialize)]
 struct Case {
@@ -74,7 +74,7 @@ fn compare(through: &mut Raw, direct: &mut Raw, case: &Case, mode: &str) -> Opti
     let mut failed = false;
     for sql in &case.sql {
         let (got, wanted) = (ask(through, sql, mode), ask(direct, sql, mode));
-        if let Some(why) = difference(&got, &wanted, !case.unordered) {
+        if let Some(why) = difference(&got, &wanted, !case.unordered).or_else(|| other_origins(sql, &got, &wanted)) {
             return Some(format!("{sql}\n    {why}"));
         }
         failed |= wanted.error.is_some();

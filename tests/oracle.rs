@@ -67,7 +67,8 @@ fn answers_are_those_of_a_masked_copy() {
                         _ => raw.extended(sql, &[], true),
                     };
                     let (got, wanted) = (ask(&mut through), ask(&mut direct));
-                    if let Some(why) = difference(&got, &wanted, ordered) {
+                    if let Some(why) = difference(&got, &wanted, ordered).or_else(|| other_origins(sql, &got, &wanted))
+                    {
                         failures.push(format!("{login}, {theme}, {mode}: {sql}\n    {why}"));
                         break;
                     }
@@ -177,6 +178,17 @@ pub fn difference(got: &Answer, wanted: &Answer, ordered: bool) -> Option<String
         ));
     }
     None
+}
+
+/// Where RowDescription names other tables and columns. Fields of whole rows have no name of a mask, and tables that the tests
+/// made have other numbers on the copy: that they are named is compared, and the column.
+pub fn other_origins(sql: &str, got: &Answer, wanted: &Answer) -> Option<String> {
+    let named = |a: &Answer| -> Vec<(bool, i16)> {
+        // Rows as a whole are of an anonymous type.
+        a.origins.iter().map(|(t, c)| (*t != 0 && *c != 0, *c)).collect()
+    };
+    (!sql.contains(").") && got.error.is_none() && named(got) != named(wanted))
+        .then(|| format!("columns are {:?} instead of {:?}", got.origins, wanted.origins))
 }
 
 #[test]

@@ -11,14 +11,15 @@ use crate::meter::MeterSpec;
 /// `DECLARE name CURSOR … FOR query`
 pub(super) fn declare(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     let name = subject.tree.text("portalname").to_owned();
-    let (mut judged, meter) = match walked(subject, subject.tree.field("query"), People::Named)? {
-        Walked::Free(kind) => (subject.forward(kind), MeterSpec::default()),
+    let (mut judged, meter, origins) = match walked(subject, subject.tree.field("query"), People::Named)? {
+        Walked::Free(kind) => (subject.forward(kind), MeterSpec::default(), Arc::default()),
         Walked::Seen(walk, output) => {
             let meter = query::meter(&walk, &output)?;
             let shown = query::shown(&output);
             (
                 query::finish(subject, &walk, &shown, meter.clone(), StatementKind::Query)?,
                 meter,
+                query::origins(&walk, &output),
             )
         }
     };
@@ -26,6 +27,7 @@ pub(super) fn declare(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     let inner = Arc::new(StatementPlan {
         kind: StatementKind::Query,
         meter: Arc::new(meter),
+        origins,
         ..judged.plan.clone()
     });
     judged.plan.meter = Arc::default();
@@ -58,6 +60,7 @@ pub(super) fn used(subject: &Subject<'_>) -> Judged {
         judged.plan.may_change_settings = inner.may_change_settings;
         if !subject.tree.flag("ismove") {
             judged.plan.meter = Arc::clone(&inner.meter);
+            judged.plan.origins = Arc::clone(&inner.origins);
             judged.plan.report = Arc::clone(&inner.report);
         }
     }

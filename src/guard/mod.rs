@@ -701,6 +701,7 @@ impl Subject<'_> {
                 kind,
                 meter: Arc::default(),
                 trip_wire: self.trip_wire(HashSet::new()),
+                origins: Arc::default(),
                 may_change_settings: calls,
                 ddl: false,
                 context_free: false,

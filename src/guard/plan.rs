@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::catalog::Oid;
 use crate::meter::copy::CopyFormat;
 use crate::meter::{MeterSpec, TripWire};
 
@@ -31,6 +32,9 @@ pub struct StatementPlan {
     pub meter: Arc<MeterSpec>,
     /// What its RowDescription may name.
     pub trip_wire: Arc<TripWire>,
+    /// Columns of the catalog that the client's columns are, by position: RowDescription shall name them also where they are
+    /// masked, as drivers look up types, nullability and keys by them. Empty where not every column's place is known.
+    pub origins: Arc<[Option<(Oid, i16)>]>,
     /// True where settings that decisions depend on (search_path, role, `menshen.*`, client_encoding,
     /// standard_conforming_strings …) may be different after it: ask the server again before the next judgement, and hold back
     /// what the client sends until it is done.

@@ -48,7 +48,18 @@ pub(super) fn statement(subject: &Subject<'_>, tree: &Tree) -> Result<Judged, Ve
     } else {
         StatementKind::Query
     };
-    finish(subject, &walk, &shown(&output), meter, kind)
+    let mut judged = finish(subject, &walk, &shown(&output), meter, kind)?;
+    judged.plan.origins = origins(&walk, &output);
+    Ok(judged)
+}
+
+/// The columns of the catalog that the output's columns are, unchanged but for masks.
+pub(super) fn origins(walk: &Walk<'_>, output: &Output) -> Arc<[Option<(Oid, i16)>]> {
+    if output.columns.iter().any(|c| c.name.is_none()) {
+        return Arc::default();
+    }
+    let origin = |atom: Atom| walk.scans.get(atom.scan).map(|s| (s.protected.oid, atom.attnum));
+    output.columns.iter().map(|c| c.identity.and_then(origin)).collect()
 }
 
 /// What a walk over a statement's query found.
@@ -131,6 +142,7 @@ pub(super) fn prepare(subject: &Subject<'_>) -> Result<Judged, Verdict> {
             source: Arc::from(subject.parsed.slice(subject.range.0, subject.range.1)),
         },
         meter: Arc::default(),
+        origins: Arc::default(),
         may_change_settings: false,
         ddl: false,
         context_free: false,

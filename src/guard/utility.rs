@@ -79,6 +79,7 @@ pub(super) fn execute(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     let inner = prepared(subject, &name)?;
     let mut judged = subject.forward(StatementKind::Execute { name });
     judged.plan.meter = Arc::clone(&inner.meter);
+    judged.plan.origins = Arc::clone(&inner.origins);
     judged.plan.trip_wire = Arc::clone(&inner.trip_wire);
     judged.plan.scrub = inner.scrub;
     judged.plan.report = Arc::clone(&inner.report);

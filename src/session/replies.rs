@@ -267,6 +267,15 @@ impl Session {
             description
                 .fields
                 .retain(|f| !plan.meter.hidden.iter().any(|h| h.name == f.name));
+            if description.fields.len() == plan.origins.len() {
+                for (field, origin) in description.fields.iter_mut().zip(plan.origins.iter()) {
+                    // The server names no table for a mask: to the client it is the column that it stands for.
+                    if let (0, Some((relation, attribute))) = (field.table_id, origin) {
+                        field.table_id = relation.cast_signed();
+                        field.column_id = *attribute;
+                    }
+                }
+            }
         }
         self.send_client(message::encode(&description));
     }

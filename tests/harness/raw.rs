@@ -26,6 +26,8 @@ pub struct Message {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     pub columns: Vec<(String, u32)>,
+    /// The table and column that each column is, as RowDescription says.
+    pub origins: Vec<(u32, i16)>,
     pub rows: Vec<Vec<Option<Vec<u8>>>>,
     pub tag: String,
     pub suspended: bool,
@@ -205,7 +207,7 @@ impl Raw {
             let message = self.next().unwrap_or_else(|e| panic!("{e}; so far {answer:?}"));
             match message.kind {
                 b'T' => {
-                    answer.columns = columns(&message.body);
+                    (answer.columns, answer.origins) = columns(&message.body).into_iter().unzip();
                     answer.rows.clear();
                 }
                 b'D' => answer.rows.push(cells(&message.body)),
@@ -238,15 +240,18 @@ fn string(body: &mut &[u8]) -> String {
     text
 }
 
-fn columns(mut body: &[u8]) -> Vec<(String, u32)> {
+/// Name and type, and the table and column that it is.
+fn columns(mut body: &[u8]) -> Vec<((String, u32), (u32, i16))> {
     let count = i16::from_be_bytes(body[..2].try_into().unwrap());
     body = &body[2..];
     (0..count)
         .map(|_| {
             let name = string(&mut body);
+            let table = u32::from_be_bytes(body[..4].try_into().unwrap());
+            let column = i16::from_be_bytes(body[4..6].try_into().unwrap());
             let ty = u32::from_be_bytes(body[6..10].try_into().unwrap());
             body = &body[18..];
-            (name, ty)
+            ((name, ty), (table, column))
         })
         .collect()
 }
