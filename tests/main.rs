@@ -16,6 +16,7 @@ mod generator;
 mod grants;
 mod harness;
 mod introspection;
+mod jdbc;
 mod layout;
 mod limits;
 mod masks;

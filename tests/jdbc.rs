@@ -1,0 +1,90 @@
+//! Java programs: PostgreSQL's JDBC driver, in every mode it has. What `clients/Shop.java` prints through Menshen is what it prints on a
+//! masked copy.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::menshen::unlimited_policy;
+use crate::harness::{Menshen, Postgres};
+use crate::oracle::{ROLES, leaks, masked_copy};
+
+/// Where Debian's package puts the driver.
+const DRIVER: &str = "/usr/share/java/postgresql.jar";
+
+fn program(name: &str) -> Command {
+    assert!(
+        Path::new(DRIVER).exists(),
+        "no JDBC driver at {DRIVER}; run `make setup`"
+    );
+    Command::new(name)
+}
+
+fn output(mut command: Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}; run `make setup`"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn java_programs_print_what_they_print_on_a_masked_copy() {
+    let classes = tempfile::tempdir().unwrap();
+    let mut compiler = program("javac");
+    compiler
+        .args(["-encoding", "UTF-8", "-cp", DRIVER, "-d"])
+        .arg(classes.path())
+        .arg(format!("{}/tests/clients/Shop.java", env!("CARGO_MANIFEST_DIR")));
+    output(compiler);
+    let server = Postgres::get();
+    for (login, options, masking, masked) in ROLES {
+        let menshen = Menshen::with(&unlimited_policy(), "");
+        let copy = masked_copy(masking);
+        let transcript = |port: u16, database: &str| {
+            let mut java = program("java");
+            java.args(["-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp"])
+                .arg(format!("{DRIVER}:{}", classes.path().display()))
+                .args(["Shop", &port.to_string(), database, login, options]);
+            output(java).replace(database, "DATABASE")
+        };
+        let (got, wanted) = std::thread::scope(|scope| {
+            let direct = scope.spawn(|| transcript(server.port, &copy));
+            (transcript(menshen.port, &menshen.database), direct.join().unwrap())
+        });
+        if let Some(directory) = std::env::var_os("MENSHEN_TRANSCRIPTS") {
+            std::fs::write(Path::new(&directory).join(format!("{login}-got")), &got).unwrap();
+            std::fs::write(Path::new(&directory).join(format!("{login}-wanted")), &wanted).unwrap();
+        }
+        let thrown: Vec<&str> = wanted
+            .lines()
+            .filter(|l| l.starts_with("!! ") || l.contains(" !! org."))
+            .collect();
+        assert!(thrown.is_empty(), "on the copy: {thrown:?}");
+        assert!(wanted.lines().count() > 15_000, "{} lines", wanted.lines().count());
+        let found = leaks(got.as_bytes(), server, &menshen.database, login);
+        assert!(!masked || found.is_empty(), "{login}: {found:?}");
+        // The part in which a line stands tells what to look at.
+        let mut part = "";
+        let mut different = Vec::new();
+        for (a, b) in got.lines().zip(wanted.lines()) {
+            if b.starts_with("== ") {
+                part = b;
+            }
+            if a != b {
+                different.push(format!("{part}\n    {a}\n    instead of\n    {b}"));
+                if a.starts_with("!! ") || a.starts_with("== ") {
+                    break;
+                }
+            }
+        }
+        different.truncate(10);
+        assert!(
+            different.is_empty() && got.lines().count() == wanted.lines().count(),
+            "{login}: {} lines, {} wanted\n{}",
+            got.lines().count(),
+            wanted.lines().count(),
+            different.join("\n")
+        );
+    }
+}
