@@ -21,7 +21,7 @@ const VALUE_FUNCTIONS: [&str; 14] = [
 
 /// Special forms of PostgreSQL's grammar that `sqlparser` takes for functions (#18); they read nothing. Older servers know some of them
 /// as names of functions: `guard::Subject::functions` judges those.
-const FORMS: [&str; 37] = [
+const FORMS: [&str; 43] = [
     "all",
     "array",
     "cast",
@@ -58,8 +58,18 @@ const FORMS: [&str; 37] = [
     "row",
     "session_user",
     "user",
+    "values",
     "xmlconcat",
+    "xmlelement",
+    "xmlforest",
+    "xmlparse",
+    "xmlroot",
+    "xmlserialize",
 ];
+
+/// Forms of SQL/XML, and the keywords in them that `sqlparser` keeps as identifiers. Elsewhere these are names like any other.
+const XML_FORMS: [&str; 3] = ["xmlparse", "xmlroot", "xmlserialize"];
+const XML_WORDS: [&str; 3] = ["content", "document", "version"];
 
 /// Keywords that `sqlparser` keeps as identifiers: units of EXTRACT and INTERVAL, `b ISNULL` as an alias (#3), parts of SET and SHOW.
 const WORDS: [&str; 31] = [
@@ -106,7 +116,10 @@ pub fn function(name: &str) -> bool {
     FORMS.contains(&name)
 }
 
-/// An identifier that is none.
-pub fn name(name: &str) -> bool {
-    VALUE_FUNCTIONS.contains(&name) || WORDS.contains(&name) || FORMS.contains(&name)
+/// An identifier that is none, in a text with these functions.
+pub fn name<'f>(name: &str, mut functions: impl Iterator<Item = &'f str>) -> bool {
+    VALUE_FUNCTIONS.contains(&name)
+        || WORDS.contains(&name)
+        || FORMS.contains(&name)
+        || XML_WORDS.contains(&name) && functions.any(|f| XML_FORMS.contains(&f))
 }

@@ -233,7 +233,8 @@ fn compare(seen: &walk::Seen, accounted: &Accounted) -> Testimony {
         }
     }
     for name in seen.names.iter().filter(|_| accounted.names_matter) {
-        if !known(name) && !misreadings::name(name) {
+        let functions = seen.functions.iter().filter_map(|f| f.last());
+        if !known(name) && !misreadings::name(name, functions.map(String::as_str)) {
             objections.insert(Objection::Name(name.clone()));
         }
     }

@@ -82,12 +82,18 @@ fn known_misreadings_are_excused_and_nothing_more() {
         "SELECT json_value(a, '$.x'), json_exists(b, '$'), json_query(a, '$'), json_scalar(1), json_serialize(a) FROM t",
         "SELECT json_objectagg(a: b), json_arrayagg(a) FROM t",
         "SELECT a = ALL (ARRAY[b]) FROM t",
+        "SELECT (VALUES (a)) FROM t",
+        "SELECT xmlparse(content a), xmlparse(document a), xmlroot(b, version '1.0'), xmlforest(a, b), xmlelement(name x, a) FROM t",
+        "SELECT xmlserialize(content a AS text) FROM t",
     ] {
         assert!(!matches!(testimony(sql), Testimony::Objects(_)), "{sql}");
     }
     assert!(!misreadings::relation(&["customers".to_owned()]));
     assert!(!misreadings::relation(&["crm".to_owned(), "user".to_owned()]));
     assert!(!misreadings::function("query_to_xml"));
+    assert!(misreadings::name("content", ["xmlparse"].into_iter()));
+    assert!(!misreadings::name("content", ["coalesce"].into_iter()));
+    assert!(!misreadings::name("phone", ["xmlparse"].into_iter()));
 }
 
 #[test]
