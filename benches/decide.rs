@@ -45,6 +45,7 @@ fn main() {
             token: &token,
             cursor: &|_| None,
             prepared: &|_| None,
+            undone_at_end: false,
             extended: false,
         };
         let rounds = 2_000_u32;

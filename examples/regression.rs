@@ -76,6 +76,7 @@ fn one_file(file: &Path, text: &str, catalog: Catalog, counts: &mut BTreeMap<Str
             token: &token,
             cursor: &|_| None,
             prepared: &|_| None,
+            undone_at_end: false,
             extended: false,
         };
         let Ok(parsed) = guard::parse::parse(statement) else {

@@ -214,6 +214,7 @@ fn mutated_statements_end_in_a_plan_or_a_refusal() {
             token: &token,
             cursor: &|_| None,
             prepared: &|_| None,
+            undone_at_end: false,
             extended: round % 2 == 0,
         };
         let begun = Instant::now();

@@ -23,5 +23,6 @@ mod masks;
 mod modify;
 mod oracle;
 mod pipes;
+mod session;
 mod tls;
 mod wire;

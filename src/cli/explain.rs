@@ -89,6 +89,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
         token: &token,
         cursor: &|_| None,
         prepared: &|_| None,
+        undone_at_end: false,
         extended: false,
     };
     match guard::examine(&ground, &request) {

@@ -31,7 +31,9 @@ pub(super) fn declare(subject: &Subject<'_>) -> Result<Judged, Verdict> {
         ..judged.plan.clone()
     });
     judged.plan.meter = Arc::default();
-    judged.plan.kind = StatementKind::Declare { name, inner };
+    // CURSOR_OPT_HOLD of PostgreSQL's parsenodes.h.
+    let hold = subject.tree.int("options") & 0x20 != 0;
+    judged.plan.kind = StatementKind::Declare { name, inner, hold };
     Ok(judged)
 }
 
@@ -51,7 +53,7 @@ pub(super) fn used(subject: &Subject<'_>) -> Judged {
         .cursors
         .get(&name)
         .cloned()
-        .or_else(|| (subject.judge.request.cursor)(&name));
+        .or_else(|| subject.judge.cursor(&name));
     if let Some(inner) = declared {
         // What a cursor on protected relations may show depends on the purpose that is in force now.
         judged.plan.context_free = inner.report.relations.is_empty();

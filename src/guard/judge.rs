@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::functions::{Call, SettingCall};
 use super::parse::{self, quote};
+use super::plan::{Meaning, StatementPlan};
 use super::protected::{Kind, Protected};
 use super::scope::{Lookup, Treated};
 use super::tree::Tree;
@@ -39,6 +40,8 @@ pub struct Judge<'j> {
     pub(super) setting_row: RefCell<SettingRow>,
     /// Function names as written, for the witness.
     pub(super) functions: RefCell<BTreeSet<Vec<String>>>,
+    /// Names of the session that were looked up.
+    pub(super) meanings: RefCell<Vec<Meaning>>,
 }
 
 impl<'j> Judge<'j> {
@@ -51,7 +54,28 @@ impl<'j> Judge<'j> {
             sets: RefCell::new(false),
             setting_row: RefCell::new(SettingRow::None),
             functions: RefCell::new(BTreeSet::new()),
+            meanings: RefCell::new(Vec::new()),
         }
+    }
+
+    /// The plan of what FETCH of a name shows.
+    pub(super) fn cursor(&self, name: &str) -> Option<Arc<StatementPlan>> {
+        let plan = (self.request.cursor)(name);
+        self.meanings.borrow_mut().push(Meaning::Cursor {
+            name: name.to_owned(),
+            plan: plan.clone(),
+        });
+        plan
+    }
+
+    /// The plan of what EXECUTE of a name runs.
+    pub(super) fn prepared(&self, name: &str) -> Option<Arc<StatementPlan>> {
+        let plan = (self.request.prepared)(name)?;
+        self.meanings.borrow_mut().push(Meaning::Prepared {
+            name: name.to_owned(),
+            plan: Arc::clone(&plan),
+        });
+        Some(plan)
     }
 
     /// Judges the relations of the server's own catalog that show values, statistics or other sessions' statements.

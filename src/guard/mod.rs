@@ -152,6 +152,8 @@ pub struct Request<'a> {
     pub cursor: &'a dyn Fn(&str) -> Option<Arc<StatementPlan>>,
     /// Looks up a prepared statement of the session by name, for EXECUTE.
     pub prepared: &'a dyn Fn(&str) -> Option<Arc<StatementPlan>>,
+    /// True where the open transaction has changed settings or the catalog: its end may undo that.
+    pub undone_at_end: bool,
     /// True where the text came as a Parse message (one statement only, parameters allowed).
     pub extended: bool,
 }
@@ -249,7 +251,8 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
             earlier: &earlier,
             cursors: &cursors,
         };
-        let judged = judge_statement(&subject)?;
+        let mut judged = judge_statement(&subject)?;
+        judged.plan.meanings = judge.meanings.take();
         if let Some(by) = changed
             && !judged.plan.context_free
         {
@@ -259,6 +262,8 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
             changed = Some("a statement that changes settings");
         } else if judged.plan.ddl {
             changed = Some("a statement that changes the catalog");
+        } else if judged.plan.ends_transaction && request.undone_at_end {
+            changed = Some("the end of a transaction that has changed settings or the catalog");
         }
         if let Some(new) = &judged.text {
             edited = true;
@@ -270,7 +275,7 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
         if let StatementKind::Prepare { name, inner, .. } = &plan.kind {
             earlier.insert(name.clone(), Arc::clone(inner));
         }
-        if let StatementKind::Declare { name, inner } = &plan.kind {
+        if let StatementKind::Declare { name, inner, .. } = &plan.kind {
             cursors.insert(name.clone(), Arc::clone(inner));
         }
         plans.push(plan);
@@ -703,6 +708,8 @@ impl Subject<'_> {
                 trip_wire: self.trip_wire(HashSet::new()),
                 origins: Arc::default(),
                 may_change_settings: calls,
+                ends_transaction: false,
+                meanings: Vec::new(),
                 ddl: false,
                 context_free: false,
                 scrub: false,

@@ -44,10 +44,33 @@ pub struct StatementPlan {
     /// True where the decision depends on nothing but the text (no relation, function or setting was looked up): such a plan may
     /// be made while settings are unknown (transaction control, SET, SHOW, DISCARD …).
     pub context_free: bool,
+    /// COMMIT, ROLLBACK and PREPARE TRANSACTION: settings and names that the transaction has changed may be others after it.
+    pub ends_transaction: bool,
+    /// What names of the session meant when this was decided. Where one means another thing by now, the plan is void.
+    pub meanings: Vec<Meaning>,
     /// True where error and notice fields of this statement must be scrubbed of values (the principal has something masked in it).
     pub scrub: bool,
     /// For the audit and for explain.
     pub report: Arc<Report>,
+}
+
+/// A name that only the session can resolve, and the plan of what it meant.
+#[derive(Debug, Clone)]
+pub enum Meaning {
+    /// Of FETCH and MOVE. `None`: a name that the session did not know.
+    Cursor {
+        /// Name, unquoted.
+        name: String,
+        /// What FETCH shows.
+        plan: Option<Arc<StatementPlan>>,
+    },
+    /// Of EXECUTE, also inside another statement.
+    Prepared {
+        /// Name, unquoted.
+        name: String,
+        /// What EXECUTE runs.
+        plan: Arc<StatementPlan>,
+    },
 }
 
 /// Kinds of statement that the session tells apart.
@@ -77,6 +100,8 @@ pub enum StatementKind {
         name: String,
         /// What FETCH shows.
         inner: Arc<StatementPlan>,
+        /// WITH HOLD: it may outlive its transaction.
+        hold: bool,
     },
     /// FETCH or MOVE.
     Fetch {

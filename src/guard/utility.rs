@@ -22,6 +22,8 @@ pub(super) fn session(subject: &Subject<'_>) -> Result<Judged, Verdict> {
             judged.plan.kind = StatementKind::Transaction;
             // 7: ROLLBACK TO SAVEPOINT undoes settings inside the transaction; its other ends are watched by the session.
             judged.plan.may_change_settings = tree.int("kind") == 7;
+            // COMMIT, ROLLBACK, PREPARE TRANSACTION; also AND CHAIN.
+            judged.plan.ends_transaction = matches!(tree.int("kind"), 3 | 4 | 8);
         }
         Class::Set => set(subject, &mut judged)?,
         Class::Show => {
@@ -94,7 +96,7 @@ pub(super) fn prepared(subject: &Subject<'_>, name: &str) -> Result<Arc<Statemen
         .earlier
         .get(name)
         .cloned()
-        .or_else(|| (subject.judge.request.prepared)(name))
+        .or_else(|| subject.judge.prepared(name))
         .ok_or_else(|| no_such_statement(name))
 }
 

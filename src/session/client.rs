@@ -9,9 +9,9 @@ use pgwire::messages::simplequery::Query;
 
 use super::judging::Judging;
 use super::notes::Note;
-use super::owed::{Owed, Portal, Prepared, Running, Shape};
+use super::owed::{Charge, Owed, Portal, Prepared, Running, Shape};
 use super::{Phase, Session, Taken};
-use crate::guard::{Plan, StatementKind};
+use crate::guard::{Plan, StatementKind, StatementPlan};
 use crate::meter::Layout;
 use crate::wire::frame::Frame;
 use crate::wire::{Refusal, message};
@@ -71,7 +71,7 @@ impl Session {
             b'P' => self.parse(frame, now),
             b'B' => self.bind(frame, now),
             b'D' => self.describe(frame),
-            b'E' => self.execute(frame),
+            b'E' => self.execute(frame, now),
             b'C' => self.close_message(frame),
             b'S' => self.sync(frame),
             b'H' => {
@@ -143,7 +143,7 @@ impl Session {
         let running = plan
             .statements
             .iter()
-            .map(|s| Running::new(Arc::clone(s), Arc::clone(&charge)))
+            .map(|s| self.running_of(Arc::clone(s), &charge))
             .collect();
         self.owed.push_back(Owed::Query {
             running,
@@ -202,9 +202,44 @@ impl Session {
         Ok(())
     }
 
+    /// What a portal shows, it shows under what it was bound under, and what its text named then. False: settings are asked first.
+    fn fresh_portal(
+        &mut self,
+        name: &str,
+        portal: &Portal,
+        plan: &StatementPlan,
+        now: Timestamp,
+    ) -> Result<bool, Refusal> {
+        if !self.means_the_same(plan) {
+            return Err(Refusal::unsupported(
+                "stale-portal",
+                format!(
+                    "portal \"{name}\" runs something whose name has come to mean something else since it was bound"
+                ),
+                "bind it again",
+            ));
+        }
+        // In an aborted transaction the server runs nothing.
+        let Some(under) = portal.under.as_ref().filter(|_| self.status != b'E') else {
+            return Ok(true);
+        };
+        if !self.settled() {
+            return Ok(false);
+        }
+        if self.key_now(now).map(|k| (k.standing, k.policy)).as_ref() == Some(under) {
+            return Ok(true);
+        }
+        Err(Refusal::unsupported(
+            "stale-portal",
+            format!("portal \"{name}\" was bound under another policy or purpose"),
+            "bind it again",
+        ))
+    }
+
     /// A cursor shows what it was declared under: under another standing or policy it must be declared again.
     fn fresh_cursor(&mut self, name: &str, now: Timestamp) -> Result<(), Refusal> {
-        let Some(under) = self.cursors.get(name).and_then(|c| c.under.clone()) else {
+        let declared = self.cursors.get(name).and_then(|c| c.under.clone());
+        let Some(under) = declared.or_else(|| self.find_portal(name).and_then(|p| p.under)) else {
             return Ok(());
         };
         let same = self.key_now(now).map(|k| (k.standing, k.policy)) == Some(under);
@@ -324,6 +359,12 @@ impl Session {
                 self.refuse_extended(refusal);
                 return Taken::Done;
             }
+            if let StatementKind::Fetch { name } = &statement.kind
+                && let Err(refusal) = self.fresh_cursor(name, now)
+            {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
             if bind.result_column_format_codes.len() > 1 && !statement.meter.hidden.is_empty() {
                 // One code a column: those of hidden columns must be put in, so their places must be known.
                 let layout = match self.shapes.get(&prepared.id) {
@@ -346,9 +387,13 @@ impl Session {
         }
         self.open_pipeline();
         self.send_server(bytes);
+        let protects = statement.is_some_and(|s| !s.report.relations.is_empty());
         let portal = Portal {
             prepared,
             charge: self.charge_now(now),
+            under: protects
+                .then(|| self.key_now(now).map(|k| (k.standing, k.policy)))
+                .flatten(),
         };
         self.owed.push_back(Owed::Bind {
             name: bind.portal_name.unwrap_or_default(),
@@ -360,11 +405,8 @@ impl Session {
     /// A plan that was made under another standing, path, policy or catalog is made again; where another text comes of it, the
     /// statement is prepared again under the client's feet.
     fn freshen(&mut self, name: &str, prepared: &Arc<Prepared>, now: Timestamp) -> Freshened {
-        if prepared.key.is_none() {
-            return Freshened::Same;
-        }
-        let key = self.key_now(now);
-        if key.is_some() && prepared.key == key {
+        let meant = prepared.statement().is_none_or(|s| self.means_the_same(&s));
+        if meant && (prepared.key.is_none() || prepared.key == self.key_now(now)) {
             return Freshened::Same;
         }
         let (plan, key) = match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
@@ -405,15 +447,30 @@ impl Session {
     }
 
     fn find_portal(&self, name: &str) -> Option<Portal> {
+        self.pending_portal(name)
+            .unwrap_or_else(|| self.portals.get(name).cloned())
+    }
+
+    /// What the messages that are not yet answered make of a portal's name: `Some(None)` where they end it.
+    pub(super) fn pending_portal(&self, name: &str) -> Option<Option<Portal>> {
         for owed in self.owed.iter().rev() {
             match owed {
-                Owed::Bind { name: n, portal } if n == name => return Some(portal.clone()),
-                Owed::Close { portal: Some(n), .. } if n == name => return None,
-                Owed::Sync { .. } if self.status == b'I' => return None,
+                Owed::Bind { name: n, portal } if n == name => return Some(Some(portal.clone())),
+                Owed::Close { portal: Some(n), .. } if n == name => return Some(None),
+                Owed::Sync { .. } if self.status == b'I' => return Some(None),
                 _ => {}
             }
         }
-        self.portals.get(name).cloned()
+        None
+    }
+
+    /// A statement that is about to run.
+    fn running_of(&self, plan: Arc<StatementPlan>, charge: &Arc<Charge>) -> Running {
+        let settles = plan.ends_transaction && (self.transaction_changed || self.transaction_ddl);
+        Running {
+            settles,
+            ..Running::new(plan, Arc::clone(charge))
+        }
     }
 
     fn describe(&mut self, frame: Frame) -> Taken {
@@ -436,7 +493,7 @@ impl Session {
         Taken::Done
     }
 
-    fn execute(&mut self, frame: Frame) -> Taken {
+    fn execute(&mut self, frame: Frame, now: Timestamp) -> Taken {
         let Some(execute) = self.decoded::<Execute>(&frame) else {
             return Taken::Done;
         };
@@ -449,6 +506,22 @@ impl Session {
             return Taken::Done;
         };
         let plan = portal.statement();
+        // Right behind its Bind nothing has changed since.
+        let just_bound = self.owed.iter().next_back().is_some_and(|owed| match owed {
+            Owed::Bind { name: n, .. } => *n == name,
+            Owed::DescribePortal { portal: Some(p) } => Arc::ptr_eq(&p.prepared, &portal.prepared),
+            _ => false,
+        });
+        if !just_bound && let Some(plan) = &plan {
+            match self.fresh_portal(&name, &portal, plan, now) {
+                Ok(true) => {}
+                Ok(false) => return Taken::Later(frame),
+                Err(refusal) => {
+                    self.refuse_extended(refusal);
+                    return Taken::Done;
+                }
+            }
+        }
         self.pipeline_wrote |= plan.as_ref().is_some_and(|p| p.kind_writes());
         let prepared = plan
             .as_ref()
@@ -459,7 +532,7 @@ impl Session {
                     ..(*portal.prepared).clone()
                 })
             });
-        let running = plan.map(|p| Running::new(p, Arc::clone(&portal.charge)));
+        let running = plan.map(|p| self.running_of(p, &portal.charge));
         self.open_pipeline();
         self.send_server(frame.bytes);
         self.owed.push_back(Owed::Execute {
@@ -501,7 +574,8 @@ impl Session {
         self.pipeline = false;
         self.pipeline_wrote = false;
         self.send_server(frame.bytes);
-        self.owed.push_back(Owed::Sync { own: false });
+        let settles = self.transaction_changed || self.transaction_ddl;
+        self.owed.push_back(Owed::Sync { own: false, settles });
         Taken::Done
     }
 

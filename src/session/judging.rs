@@ -11,6 +11,7 @@ use super::notes::Note;
 use super::owed::{Charge, Key, Owed, Portal, Prepared, Question};
 use super::{Action, Hold, Judge, Known, Session};
 use crate::catalog::introspect;
+use crate::guard::plan::Meaning;
 use crate::guard::{Ground, Plan, Request, StatementKind, StatementPlan, Verdict};
 use crate::policy::Standing;
 use crate::principal::{Declared, Principal};
@@ -69,14 +70,7 @@ impl Session {
                     "the service login of Menshen cannot reach the database; tell its operators",
                 ));
             }
-            if behind {
-                self.refreshed_for_front = true;
-                self.out.push(Action::RefreshCatalog);
-                self.hold = Some(Hold::Catalog);
-                return Judging::Wait;
-            }
-            if self.known.is_none() || self.stale {
-                self.probe(&ground);
+            if self.asks_first(&ground, behind) {
                 return Judging::Wait;
             }
         }
@@ -107,6 +101,28 @@ impl Session {
         }
     }
 
+    /// Asks for the catalog or the settings where they may be others than this session knows; then the message at hand must wait.
+    fn asks_first(&mut self, ground: &Ground, behind: bool) -> bool {
+        if behind {
+            self.refreshed_for_front = true;
+            self.out.push(Action::RefreshCatalog);
+            self.hold = Some(Hold::Catalog);
+        } else if self.known.is_none() || self.stale {
+            self.probe(ground);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Whether settings and catalog are known; they are asked for where they are not.
+    pub(super) fn settled(&mut self) -> bool {
+        let Some(ground) = self.ground() else { return true };
+        let behind = self.catalog_behind || self.judge.as_ref().is_some_and(|j| j.is_behind());
+        // A catalog that can't be read has been asked for: the caller finds no key and refuses.
+        behind && self.refreshed_for_front || !self.asks_first(&ground, behind)
+    }
+
     fn examine(
         &self,
         judge: &dyn Judge,
@@ -118,10 +134,7 @@ impl Session {
     ) -> Result<(Plan, Standing), Verdict> {
         let standing = ground.policy.standing(&self.principal(ground), &known.declared, now);
         let prepared = |name: &str| self.lookup(name).and_then(|p| p.inner(name));
-        let cursor = |name: &str| {
-            let declared = self.cursors.get(name).map(|c| Arc::clone(&c.plan));
-            declared.or_else(|| self.portals.get(name).and_then(Portal::statement))
-        };
+        let cursor = |name: &str| self.cursor(name);
         let request = Request {
             text,
             login: &self.login,
@@ -131,6 +144,7 @@ impl Session {
             token: &self.token,
             cursor: &cursor,
             prepared: &prepared,
+            undone_at_end: self.transaction_changed || self.transaction_ddl,
             extended,
         };
         let plan = judge.examine(ground, &request)?;
@@ -281,7 +295,10 @@ impl Session {
             self.send_server(message::flush());
         } else {
             self.send_server(message::sync());
-            self.owed.push_back(Owed::Sync { own: true });
+            self.owed.push_back(Owed::Sync {
+                own: true,
+                settles: false,
+            });
         }
         self.hold = Some(Hold::Probe);
     }
@@ -345,6 +362,31 @@ impl Session {
         if self.hold == Some(Hold::Probe) {
             self.hold = None;
         }
+    }
+
+    /// The plan of what FETCH of a name shows when the server has worked through what was sent: a cursor's or a portal's.
+    pub(super) fn cursor(&self, name: &str) -> Option<Arc<StatementPlan>> {
+        // A Bind that is not yet answered takes the name, or fails and what follows with it.
+        if let Some(pending) = self.pending_portal(name) {
+            return pending.and_then(|p| p.statement());
+        }
+        let declared = self.cursors.get(name).map(|c| Arc::clone(&c.plan));
+        declared.or_else(|| self.portals.get(name).and_then(Portal::statement))
+    }
+
+    /// Whether the names in a plan mean what they meant when it was made.
+    pub(super) fn means_the_same(&self, plan: &StatementPlan) -> bool {
+        plan.meanings.iter().all(|meaning| match meaning {
+            Meaning::Cursor { name, plan } => match (plan, self.cursor(name)) {
+                (Some(then), Some(now)) => Arc::ptr_eq(then, &now),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            },
+            Meaning::Prepared { name, plan } => {
+                let now = self.lookup(name).and_then(|p| p.inner(name));
+                now.is_some_and(|now| Arc::ptr_eq(plan, &now))
+            }
+        })
     }
 
     /// A prepared statement as the server will know it when it has worked through what was sent: pending entries first.

@@ -44,6 +44,8 @@ impl Prepared {
 pub(super) struct Portal {
     pub prepared: Arc<Prepared>,
     pub charge: Arc<Charge>,
+    /// What it was bound under; `None`: it depends on nothing.
+    pub under: Option<(Standing, u64)>,
 }
 
 /// A cursor: the plan of its rows, and what it was declared under.
@@ -52,6 +54,8 @@ pub(super) struct Cursor {
     pub plan: Arc<StatementPlan>,
     /// Standing and policy epoch; `None`: it depends on neither.
     pub under: Option<(Standing, u64)>,
+    /// WITH HOLD.
+    pub hold: bool,
 }
 
 /// Whose account pays, and which limits hold: fixed when the statement is started.
@@ -78,6 +82,8 @@ pub(super) enum Shape {
 pub(super) struct Running {
     pub plan: Arc<StatementPlan>,
     pub charge: Arc<Charge>,
+    /// It ends a transaction that has changed settings, names or the catalog.
+    pub settles: bool,
     pub layout: Option<Layout>,
     /// Reader of the rows of a metered COPY.
     pub copy: Option<CopyReader>,
@@ -91,6 +97,7 @@ impl Running {
         Self {
             plan,
             charge,
+            settles: false,
             layout: None,
             copy: None,
             rows: 0,
@@ -143,8 +150,8 @@ pub(super) enum Owed {
         statement: Option<String>,
         portal: Option<String>,
     },
-    /// ReadyForQuery after a Sync. `own`: not the client's.
-    Sync { own: bool },
+    /// ReadyForQuery after a Sync. `own`: not the client's. `settles`: it may end a transaction that has changed settings or the catalog.
+    Sync { own: bool, settles: bool },
     /// Everything up to ReadyForQuery, for the statements of a Query.
     Query {
         running: Vec<Running>,
@@ -169,6 +176,7 @@ impl Owed {
     pub fn is_barrier(&self) -> bool {
         let blocks = |r: &Running| {
             r.plan.may_change_settings
+                || r.settles
                 || r.plan.ddl
                 || !r.plan.meter.is_empty()
                 || matches!(
@@ -183,6 +191,7 @@ impl Owed {
         match self {
             Self::Execute { running, stopped, .. } => *stopped || running.as_ref().is_some_and(blocks),
             Self::Query { running, stopped, .. } => *stopped || running.iter().any(blocks),
+            Self::Sync { settles, .. } => *settles,
             Self::Probe { .. } => true,
             Self::Parse { .. }
             | Self::Shape { .. }
@@ -190,7 +199,6 @@ impl Owed {
             | Self::DescribePortal { .. }
             | Self::Bind { .. }
             | Self::Close { .. }
-            | Self::Sync { .. }
             | Self::Refused { .. } => false,
         }
     }

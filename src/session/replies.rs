@@ -157,6 +157,8 @@ impl Session {
         match self.owed.front() {
             Some(Owed::Bind { .. }) => {
                 if let Some(Owed::Bind { name, portal }) = self.owed.pop_front() {
+                    // A cursor that had the name is gone, or Bind would have failed.
+                    self.cursors.remove(&name);
                     self.portals.insert(name, portal);
                     self.send_client(frame.bytes);
                 }
@@ -377,6 +379,9 @@ impl Session {
             // ROLLBACK TO SAVEPOINT may have undone some of it.
             self.own_stale = true;
         }
+        if plan.ends_transaction {
+            self.transaction_ended();
+        }
         match &plan.kind {
             StatementKind::Prepare { name, .. } => {
                 if let Some(prepared) = prepared {
@@ -392,12 +397,14 @@ impl Session {
                 self.portals.clear();
                 self.cursors.clear();
             }
-            StatementKind::Declare { name, inner } => {
+            StatementKind::Declare { name, inner, hold } => {
                 let under = (!inner.report.relations.is_empty())
                     .then(|| self.key_now(now).map(|k| (k.standing, k.policy)))
                     .flatten();
                 let plan = Arc::clone(inner);
-                self.cursors.insert(name.clone(), Cursor { plan, under });
+                self.portals.remove(name);
+                let hold = *hold;
+                self.cursors.insert(name.clone(), Cursor { plan, under, hold });
             }
             StatementKind::CloseCursor { name: Some(name) } => {
                 self.cursors.remove(name);
@@ -455,12 +462,26 @@ impl Session {
                     self.owed.pop_front();
                 }
                 self.hold = None;
-                if matches!(self.owed.front(), Some(Owed::Sync { own: true })) {
+                let aborting = message::sqlstate(&frame) == "25P02";
+                let alone = matches!(self.owed.front(), Some(Owed::Sync { own: true, .. }));
+                if alone && aborting {
                     self.status = b'E';
+                    return;
+                }
+                // A time-out, a cancel request: the client's message ends as if it had met it.
+                let words = if aborting {
+                    message::error(&aborted(), "ERROR")
                 } else {
-                    self.send_client(message::error(&aborted(), "ERROR"));
-                    self.client.pop_front();
-                    self.skip_to_sync();
+                    frame.bytes
+                };
+                self.send_client(words);
+                let waiting = self.client.pop_front().map(|f| f.kind);
+                match self.owed.front_mut() {
+                    Some(Owed::Sync { own, .. }) if alone => match waiting {
+                        Some(b'Q') => *own = false,
+                        Some(_) | None => self.skipping = true,
+                    },
+                    Some(_) | None => self.skip_to_sync(),
                 }
             }
             Some(_) => {
@@ -477,8 +498,11 @@ impl Session {
     /// After an error the server ignores everything until Sync, and owes nothing for it.
     fn skip_to_sync(&mut self) {
         while let Some(owed) = self.owed.front() {
-            if matches!(owed, Owed::Sync { own: false }) {
-                return;
+            match owed {
+                Owed::Sync { own: false, .. } => return,
+                // Nobody will answer it; the message that waits for it is skipped.
+                Owed::Probe { .. } if self.hold == Some(Hold::Probe) => self.hold = None,
+                _ => {}
             }
             self.owed.pop_front();
         }
@@ -491,7 +515,7 @@ impl Session {
             Err(bad) => return self.violation(&bad.to_string()),
         };
         let own = match self.owed.pop_front() {
-            Some(Owed::Sync { own }) => own,
+            Some(Owed::Sync { own, .. }) => own,
             Some(Owed::Query {
                 stopped, running, at, ..
             }) => {
@@ -510,23 +534,29 @@ impl Session {
         };
         self.status = status;
         if status == b'I' {
-            self.portals.clear();
-            if self.transaction_changed {
-                self.stale = true;
-            }
-            self.transaction_changed = false;
-            if self.transaction_ddl {
-                self.catalog_behind = true;
-                // Before the client hears of it: others may act on its word.
-                self.out.push(super::Action::CatalogChanged);
-            }
-            self.transaction_ddl = false;
-            self.own_ground = None;
-            self.own_stale = false;
+            self.transaction_ended();
         }
         if !own {
             self.send_client(frame.bytes);
         }
+    }
+
+    /// A transaction is over: what it set for itself, and the names it gave, are gone. With AND CHAIN the next has begun already.
+    fn transaction_ended(&mut self) {
+        self.portals.clear();
+        self.cursors.retain(|_, c| c.hold);
+        if self.transaction_changed {
+            self.stale = true;
+        }
+        self.transaction_changed = false;
+        if self.transaction_ddl {
+            self.catalog_behind = true;
+            // Before the client hears of it: others may act on its word.
+            self.out.push(super::Action::CatalogChanged);
+        }
+        self.transaction_ddl = false;
+        self.own_ground = None;
+        self.own_stale = false;
     }
 
     fn copy(&mut self, frame: Frame, now: Timestamp) {

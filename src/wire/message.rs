@@ -189,6 +189,16 @@ pub fn scrubbed(frame: &Frame) -> Bytes {
     }
 }
 
+/// The SQLSTATE of an ErrorResponse or NoticeResponse; empty where it can't be read.
+#[must_use]
+pub fn sqlstate(frame: &Frame) -> String {
+    let Ok(message) = decode::<ErrorResponse>(frame) else {
+        return String::new();
+    };
+    let code = message.fields.into_iter().find(|(k, _)| *k == b'C');
+    code.map(|(_, value)| value).unwrap_or_default()
+}
+
 /// The severity of an ErrorResponse or NoticeResponse, not translated (field V; without digits: `DEBUG5` is `DEBUG`).
 #[must_use]
 pub fn severity(frame: &Frame) -> String {
