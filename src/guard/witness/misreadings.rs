@@ -21,7 +21,7 @@ const VALUE_FUNCTIONS: [&str; 14] = [
 
 /// Special forms of PostgreSQL's grammar that `sqlparser` takes for functions (#18); they read nothing. Older servers know some of them
 /// as names of functions: `guard::Subject::functions` judges those.
-const FORMS: [&str; 43] = [
+const FORMS: [&str; 44] = [
     "all",
     "array",
     "cast",
@@ -57,6 +57,7 @@ const FORMS: [&str; 43] = [
     "nullif",
     "row",
     "session_user",
+    "treat",
     "user",
     "values",
     "xmlconcat",
@@ -71,8 +72,8 @@ const FORMS: [&str; 43] = [
 const XML_FORMS: [&str; 3] = ["xmlparse", "xmlroot", "xmlserialize"];
 const XML_WORDS: [&str; 3] = ["content", "document", "version"];
 
-/// Keywords that `sqlparser` keeps as identifiers: units of EXTRACT and INTERVAL, `b ISNULL` as an alias (#3), parts of SET and SHOW.
-const WORDS: [&str; 31] = [
+/// Keywords that `sqlparser` keeps as identifiers: units of EXTRACT and INTERVAL, forms of NORMALIZE, `b ISNULL` as an alias (#3), parts of SET and SHOW.
+const WORDS: [&str; 35] = [
     "all",
     "century",
     "day",
@@ -94,6 +95,10 @@ const WORDS: [&str; 31] = [
     "minutes",
     "month",
     "months",
+    "nfc",
+    "nfd",
+    "nfkc",
+    "nfkd",
     "notnull",
     "off",
     "on",
