@@ -8,6 +8,7 @@
 )]
 
 mod attacks;
+mod canary;
 mod clients;
 mod counts;
 mod fuzz;

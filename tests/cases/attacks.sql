@@ -21,7 +21,7 @@ CREATE FUNCTION harmless(t text) RETURNS text LANGUAGE sql AS 'SELECT upper(t)';
 CREATE TABLE crm.visits (id int, customer_id bigint, place text, day date) PARTITION BY RANGE (day);
 CREATE TABLE crm.visits_2025 PARTITION OF crm.visits FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
 CREATE TABLE crm.visits_2026 PARTITION OF crm.visits FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
-INSERT INTO crm.visits SELECT id, id, address, date '2025-06-01' + id::int FROM crm.customers;
+INSERT INTO crm.visits SELECT id, id, address, date '2025-06-01' + id::int FROM crm.customers WHERE grade <> 'vip+';
 CREATE TABLE crm.people (customer_id bigint, phone text);
 CREATE TABLE crm.staff (desk text) INHERITS (crm.people);
 INSERT INTO crm.staff SELECT id, phone, 'desk ' || id FROM crm.customers WHERE grade <> 'vip+';
