@@ -180,6 +180,7 @@ fn every_known_bypass_is_tried() {
         include_str!("masks.rs"),
         include_str!("modify.rs"),
         include_str!("oracle.rs"),
+        include_str!("session.rs"),
         include_str!("wire.rs"),
     ];
     let mut covered: BTreeSet<u32> = cases.attacks.iter().flat_map(|a| a.covers.clone()).collect();

@@ -385,3 +385,176 @@ fn a_name_that_could_come_to_mean_a_protected_relation_needs_its_schema() {
     assert_eq!(analyst.simple("SET search_path = public").error, None);
     assert_eq!(analyst.simple("SELECT phone || '' FROM customers").error, None);
 }
+
+/// Things of the owner's that an attacker would give clear values to.
+const KEEPERS: &str = "
+    CREATE SEQUENCE crm.numbers; GRANT ALL ON SEQUENCE crm.numbers TO PUBLIC;
+    CREATE FUNCTION public.kept(t text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO crm.notes (id, note) VALUES (5000, t); RETURN true; END $$;
+    CREATE FUNCTION public.kept_too(t text) RETURNS boolean LANGUAGE sql AS $$ SELECT public.kept(t) $$;
+    CREATE FUNCTION public.both(a text, b text) RETURNS boolean LANGUAGE sql AS $$ SELECT public.kept(a) $$;
+    CREATE OPERATOR public.### (leftarg = text, rightarg = text, function = public.both);
+    CREATE DOMAIN public.kept_text AS text CHECK (public.kept(VALUE));
+    CREATE FUNCTION public.pure(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN IF t IS NULL THEN RAISE EXCEPTION 'none'; END IF; RETURN upper(t); END $$";
+
+#[test]
+fn clear_values_are_not_given_to_what_keeps_them() {
+    let menshen = with_grant("clear = [\"phone\"]");
+    Postgres::get().sql(&menshen.database, KEEPERS);
+    let mut raw = menshen.connect("analyst", "");
+    for sql in [
+        "SELECT count(*) FROM crm.customers WHERE set_config('my.x', concat(current_setting('my.x', true), phone), false) <> ''",
+        "SELECT 1 FROM crm.customers WHERE setval('crm.numbers', substr(phone, 1, 11)::int8) > 0 AND id = 4",
+        "SELECT setval('crm.numbers', (SELECT max(substr(phone, 1, 11)::int8) FROM crm.customers WHERE id = 4))",
+        "SELECT setval('crm.numbers', x) FROM (SELECT max(substr(phone, 1, 11))::int8 AS x FROM crm.customers WHERE id = 4) s",
+        "WITH w AS (SELECT phone AS p FROM crm.customers) SELECT set_config('my.x', p, false) IS NULL FROM w",
+        "SELECT nextval(CASE WHEN phone LIKE '139%' THEN 'crm.numbers' END) IS NULL FROM crm.customers",
+        "SELECT count(pg_try_advisory_lock(substr(phone, 1, 11)::int8)) FROM crm.customers WHERE id = 4",
+        "SELECT count(pg_advisory_xact_lock(1, length(phone))) FROM crm.customers WHERE id = 4",
+        "SELECT pg_notify('x', phone) IS NULL FROM crm.customers",
+        "SELECT count(pg_sleep(length(phone) / 1000.0)) FROM crm.customers WHERE id = 4",
+        "SELECT setseed(substr(phone, 8, 4)::int / 10000.0) IS NULL FROM crm.customers WHERE id = 4",
+        "SELECT count(*) FROM crm.customers WHERE kept(phone)",
+        "SELECT count(*) FROM crm.customers WHERE public.kept_too(phone || '')",
+        "SELECT count(*) FROM crm.customers c, kept(c.phone) f",
+        "SELECT count(*) FROM crm.customers WHERE phone ### ''",
+        "SELECT count(phone::kept_text) FROM crm.customers",
+        "UPDATE crm.notes SET note = note FROM crm.customers c WHERE kept(c.phone)",
+        "DELETE FROM crm.customers WHERE kept(phone)",
+        "COPY (SELECT 1 FROM crm.customers WHERE kept(phone)) TO STDOUT",
+    ] {
+        let refused = raw.simple(sql);
+        let why = refused.error.clone().unwrap_or_default();
+        assert!(
+            why.0 == "42501" && why.1.contains("clear values of"),
+            "{sql}: {refused:?}"
+        );
+    }
+    assert_eq!(clear(&menshen, "SELECT count(*) FROM crm.notes WHERE id = 5000"), "0");
+    for sql in [
+        // What is masked or not classified may go there.
+        "SELECT set_config('my.x', name, false), setval('crm.numbers', id) FROM crm.customers WHERE id = 4",
+        "SELECT count(*) FROM crm.customers WHERE kept(name) AND id = 4",
+        "SELECT pg_notify('x', 'y')",
+        "SELECT pure(phone), set_config('my.x', 'y', true) FROM crm.customers WHERE id = 4",
+        "SELECT pg_advisory_lock(4711), pg_advisory_unlock(4711), nextval('crm.numbers') FROM crm.customers WHERE phone LIKE '177%'",
+    ] {
+        assert_eq!(raw.simple(sql).error, None, "{sql}");
+    }
+}
+
+#[test]
+fn errors_bring_no_value_that_is_counted_or_masked_and_keep_the_names() {
+    let menshen = with_grant("clear = [\"phone\"]");
+    Postgres::get().sql(
+        &menshen.database,
+        "CREATE FUNCTION public.cry(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'got %', t
+            USING ERRCODE = '0A000', DETAIL = t, HINT = t, COLUMN = t, TABLE = t, SCHEMA = t, DATATYPE = t, CONSTRAINT = t; END $$;
+         CREATE FUNCTION public.say(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'got %', t; RAISE INFO '%', t; RETURN ''; END $$;
+         CREATE FUNCTION public.claim(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN ASSERT false, t; RETURN ''; END $$;
+         CREATE FUNCTION public.shut(t text) RETURNS text LANGUAGE plpgsql AS $$ DECLARE c refcursor; BEGIN c := t; CLOSE c; RETURN ''; END $$;
+         CREATE FUNCTION public.told() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'was %', OLD.name; RETURN NEW; END $$;
+         CREATE TRIGGER told BEFORE UPDATE ON crm.customers FOR EACH ROW EXECUTE FUNCTION public.told();
+         CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'was %', OLD.name; RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON crm.customers DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.late();
+         CREATE TABLE crm.children (id int PRIMARY KEY, customer bigint REFERENCES crm.customers); INSERT INTO crm.children VALUES (1, 4);
+         GRANT ALL ON crm.children TO PUBLIC",
+    );
+    let phone = clear(&menshen, "SELECT phone FROM crm.customers WHERE id = 4");
+    let name = clear(&menshen, "SELECT name FROM crm.customers WHERE id = 4");
+    let mut raw = menshen.connect("analyst", "");
+    for value in [
+        "cry(phone)",
+        "say(phone) FILTER (WHERE false)",
+        "claim(phone)",
+        "shut(phone)",
+        "phone::int",
+        "('a' || phone)::regrole",
+        "phone::regclass",
+        "('a' || phone)::regnamespace",
+        "('a' || phone)::regtype",
+        "('\"' || phone)::jsonpath",
+        "(phone || ' x')::tsquery",
+        "repeat(phone, 300)::tsquery",
+        "phone::inet",
+        "to_date(phone, 'YYYY-MM-DD')",
+        "date_trunc(phone, now())",
+        "encode('', phone)",
+        "has_table_privilege(phone, 'select')",
+        "pg_get_serial_sequence(phone, 'x')",
+        "format(phone || '%z')",
+        "xmlparse(content '<' || phone)",
+        "phone::int4range",
+    ] {
+        for sql in [
+            format!("SELECT {value} FROM crm.customers WHERE id = 4"),
+            format!("SELECT count(*) FROM crm.customers WHERE id = 4 AND ({value}) IS NULL"),
+        ] {
+            let sql = sql.replace(" FILTER (WHERE false)", "");
+            let from = raw.received.len();
+            let answer = raw.simple(&sql);
+            assert!(answer.error.is_some() || value.starts_with("say"), "{sql}");
+            let shown = String::from_utf8_lossy(&raw.received[from..]).into_owned();
+            assert!(!shown.contains(&phone), "{sql}: {shown}");
+        }
+    }
+    let from = raw.received.len();
+    // The trigger's words come with the statement, with the constraint's, or at the end.
+    for sql in [
+        "UPDATE crm.customers SET city = '' WHERE id = 4",
+        "BEGIN",
+        "UPDATE crm.customers SET city = '' WHERE id = 4",
+        "SET CONSTRAINTS ALL IMMEDIATE",
+        "COMMIT",
+        "BEGIN",
+        "UPDATE crm.customers SET city = '' WHERE id = 4",
+        "COMMIT",
+    ] {
+        assert_eq!(raw.simple(sql).error, None, "{sql}");
+    }
+    raw.simple("BEGIN");
+    raw.extended("UPDATE crm.customers SET city = '' WHERE id = 4", &[], false);
+    assert!(!raw.extended("COMMIT", &[], false).notices.is_empty());
+    assert!(!String::from_utf8_lossy(&raw.received[from..]).contains(&name));
+    // What only names objects, or points into the client's own text, is worth its words.
+    for (sql, words) in [
+        ("DELETE FROM crm.customers WHERE id = 4", "children_customer_fkey"),
+        (
+            "INSERT INTO crm.customers (id, name) VALUES (4, 'x')",
+            "null value in column \"created_at\"",
+        ),
+        (
+            "INSERT INTO crm.customers SELECT * FROM crm.customers WHERE id = 5",
+            "customers_pkey",
+        ),
+        ("SELECT nothing FROM crm.customers", "column \"nothing\" does not exist"),
+        (
+            "SELECT phone FROM crm.customers WHERE id = 'x'",
+            "invalid input syntax for type bigint: \"x\"",
+        ),
+        ("SELECT phone + 1 FROM crm.customers", "operator does not exist"),
+    ] {
+        let why = raw.simple(sql).error.unwrap_or_default().1;
+        assert!(why.contains(words), "{sql}: {why}");
+    }
+}
+
+#[test]
+fn truncate_ends_no_row_that_is_hidden() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let postgres = Postgres::get();
+    postgres.sql(
+        &menshen.database,
+        "CREATE TABLE crm.regions (id int PRIMARY KEY); CREATE TABLE crm.plain (id int);
+         ALTER TABLE crm.customers ADD COLUMN region int REFERENCES crm.regions; GRANT ALL ON crm.regions, crm.plain, crm.customers TO PUBLIC",
+    );
+    let mut raw = menshen.support();
+    for sql in [
+        "TRUNCATE crm.customers",
+        "TRUNCATE crm.regions CASCADE",
+        "TRUNCATE crm.plain, crm.customers CASCADE",
+    ] {
+        assert_eq!(raw.simple(sql).sqlstate(), "42501", "{sql}");
+    }
+    assert_eq!(raw.simple("TRUNCATE crm.plain").error, None);
+    assert_eq!(clear(&menshen, "SELECT count(*) FROM crm.customers"), "240");
+}

@@ -172,6 +172,16 @@ fn describe_shows_no_hidden_column() {
         answer.columns.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
         ["phone"]
     );
+    // A cursor by SQL is a portal too.
+    raw.simple("BEGIN");
+    raw.simple("DECLARE c CURSOR FOR SELECT phone FROM crm.customers");
+    raw.describe(b'P', "c");
+    raw.sync();
+    let answer = raw.answer();
+    assert_eq!(
+        answer.columns.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
+        ["phone"]
+    );
 }
 
 #[test]

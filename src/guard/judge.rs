@@ -8,7 +8,7 @@ use super::functions::{Call, SettingCall};
 use super::parse::{self, quote};
 use super::plan::{Meaning, StatementPlan};
 use super::protected::{Kind, Protected};
-use super::scope::{Lookup, Treated};
+use super::scope::{Given, Lookup, Treated};
 use super::tree::Tree;
 use super::{Ground, Request, functions};
 use crate::catalog::{Catalog, Relation, RelationKind, RelationName, UseKind};
@@ -360,6 +360,20 @@ impl Lookup for Judge<'_> {
             return self.setting(name, call, kind);
         }
         Ok(())
+    }
+
+    fn keeps(&self, what: Given<'_>) -> bool {
+        let keepers = self.ground.reach.keepers();
+        match what {
+            Given::Function(name) => {
+                let Some((bare, schema)) = name.split_last() else {
+                    return true;
+                };
+                keepers.function(schema.last().map(String::as_str), bare, self.request.search_path)
+            }
+            Given::Operator(name) => keepers.operator(name),
+            Given::Type(name) => keepers.type_name(name),
+        }
     }
 
     fn metered(&self) -> bool {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::KnownColumns;
 use super::parse::{self, Parsed};
 use super::protected::{FilterSource, PersonKey, Protected, ProtectedColumn, Source};
-use super::scope::{Lookup, People, Stop, Treated, Walk};
+use super::scope::{Given, Lookup, People, Stop, Treated, Walk};
 use super::tree::Tree;
 use crate::catalog::{Catalog, Oid, Relation, RelationKind, RelationName};
 use crate::policy::{Policy, TableRule, UNCLASSIFIED};
@@ -469,6 +469,10 @@ impl Lookup for Maker<'_> {
     fn treat(&self, _: &Arc<Protected>) -> Result<Treated, Refusal> {
         Ok(Treated::default())
     }
+    fn keeps(&self, _: Given<'_>) -> bool {
+        false
+    }
+
     fn function(&self, _: &[String], _: &Tree) -> Result<(), Refusal> {
         Ok(())
     }

@@ -178,7 +178,9 @@ pub(super) fn finish(
     let mut judged = subject.forward(kind);
     judged.text = edited.then_some(edit.text);
     judged.plan.trip_wire = subject.trip_wire(cleared);
-    judged.plan.scrub = walk.scans.iter().any(|s| s.restricted);
+    // What is masked must not show in an error, and what is counted must not come uncounted.
+    let counts = |s: &Scan| s.treatments.iter().flatten().any(|t| t.counts != Categories::NONE);
+    judged.plan.scrub = walk.scans.iter().any(|s| s.restricted || counts(s));
     judged.plan.report = Arc::new(Report {
         fingerprint: judged.plan.report.fingerprint.clone(),
         action: if edited { "edit" } else { "forward" },

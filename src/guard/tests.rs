@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::scope::{Lookup, Output, People, Stop, Treated, Walk};
+use super::scope::{Given, Lookup, Output, People, Stop, Treated, Walk};
 use super::tree::Tree;
 use super::{edit, parse, protected, verify};
 use crate::catalog::{Catalog, Column, Relation, RelationKind, RelationName};
@@ -179,6 +179,10 @@ impl Lookup for Look {
                 .filter(|_| protected.name.name == "customers"),
         })
     }
+    fn keeps(&self, _: Given<'_>) -> bool {
+        false
+    }
+
     fn function(&self, _: &[String], _: &Tree) -> Result<(), Refusal> {
         Ok(())
     }

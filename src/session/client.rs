@@ -465,7 +465,8 @@ impl Session {
     }
 
     /// A statement that is about to run.
-    fn running_of(&self, plan: Arc<StatementPlan>, charge: &Arc<Charge>) -> Running {
+    fn running_of(&mut self, plan: Arc<StatementPlan>, charge: &Arc<Charge>) -> Running {
+        self.transaction_scrub |= plan.scrub && plan.kind_writes();
         let settles = plan.ends_transaction && (self.transaction_changed || self.transaction_ddl);
         Running {
             settles,
@@ -484,7 +485,7 @@ impl Session {
             }
         } else {
             Owed::DescribePortal {
-                portal: self.find_portal(&name),
+                plan: self.cursor(&name),
             }
         };
         self.open_pipeline();
@@ -507,11 +508,10 @@ impl Session {
         };
         let plan = portal.statement();
         // Right behind its Bind nothing has changed since.
-        let just_bound = self.owed.iter().next_back().is_some_and(|owed| match owed {
-            Owed::Bind { name: n, .. } => *n == name,
-            Owed::DescribePortal { portal: Some(p) } => Arc::ptr_eq(&p.prepared, &portal.prepared),
-            _ => false,
-        });
+        let mut behind = self.owed.iter().rev();
+        let just_bound = behind
+            .find(|owed| !matches!(owed, Owed::DescribePortal { .. }))
+            .is_some_and(|owed| matches!(owed, Owed::Bind { name: n, .. } if *n == name));
         if !just_bound && let Some(plan) = &plan {
             match self.fresh_portal(&name, &portal, plan, now) {
                 Ok(true) => {}

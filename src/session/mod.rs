@@ -140,6 +140,8 @@ pub struct Session {
     stale: bool,
     /// In the open transaction something may have changed settings.
     transaction_changed: bool,
+    /// In the open transaction something wrote whose errors are scrubbed: what is deferred to its end must be, too.
+    transaction_scrub: bool,
     /// In the open transaction the catalog may have been changed.
     transaction_ddl: bool,
     /// Policy and catalog as the open transaction sees them, where it has changed the catalog.

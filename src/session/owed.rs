@@ -134,7 +134,7 @@ pub(super) enum Owed {
     /// The same for the client.
     DescribeStatement { prepared: Option<(String, Arc<Prepared>)> },
     /// RowDescription or NoData for the client.
-    DescribePortal { portal: Option<Portal> },
+    DescribePortal { plan: Option<Arc<StatementPlan>> },
     /// BindComplete.
     Bind { name: String, portal: Portal },
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.

@@ -87,9 +87,16 @@ impl Session {
     /// Whether errors and notices of now may carry values of rows.
     fn must_scrub(&self) -> bool {
         let scrubs = |p: Option<Arc<StatementPlan>>| p.is_some_and(|p| p.scrub);
+        // COMMIT and SET CONSTRAINTS run what was deferred.
+        let deferred = |r: &Running| {
+            self.transaction_scrub && matches!(r.plan.kind, StatementKind::Transaction | StatementKind::Utility)
+        };
         match self.owed.front() {
-            Some(Owed::Execute { running, .. }) => running.as_ref().is_some_and(|r| r.plan.scrub),
-            Some(Owed::Query { running, .. }) => running.iter().any(|r| r.plan.scrub),
+            Some(Owed::Execute { running, .. }) => running.as_ref().is_some_and(|r| r.plan.scrub || deferred(r)),
+            // What follows an error, whose statements are forgotten, is scrubbed.
+            Some(Owed::Query { running, stopped, .. }) => {
+                *stopped || running.iter().any(|r| r.plan.scrub || deferred(r))
+            }
             Some(Owed::Parse { prepared, .. }) => scrubs(prepared.statement()),
             Some(Owed::Bind { portal, .. }) => scrubs(portal.statement()),
             // Constraint triggers may speak at Sync (COMMIT of the implicit transaction).
@@ -226,8 +233,7 @@ impl Session {
                 }
             }
             Some(Owed::DescribePortal { .. }) => {
-                if let Some(Owed::DescribePortal { portal }) = self.owed.pop_front() {
-                    let plan = portal.and_then(|p| p.statement());
+                if let Some(Owed::DescribePortal { plan }) = self.owed.pop_front() {
                     self.describe_to_client(plan.as_deref(), description);
                 }
             }
@@ -555,6 +561,7 @@ impl Session {
             self.out.push(super::Action::CatalogChanged);
         }
         self.transaction_ddl = false;
+        self.transaction_scrub = false;
         self.own_ground = None;
         self.own_stale = false;
     }

@@ -133,6 +133,7 @@ impl Session {
             known: None,
             stale: true,
             transaction_changed: false,
+            transaction_scrub: false,
             transaction_ddl: false,
             own_ground: None,
             own_stale: false,

@@ -153,32 +153,36 @@ pub fn notice(text: &str, detail: &str) -> Bytes {
     encode(&NoticeResponse::new(fields))
 }
 
-/// An ErrorResponse or NoticeResponse without the fields that can carry values of rows: DETAIL, context, internal query. The
-/// message goes too where its SQLSTATE is one whose text quotes values (classes 22 and 23, RAISE).
+/// An ErrorResponse or NoticeResponse without what can carry values of rows: DETAIL, HINT, context and internal query always; the message,
+/// and the names beside it, where `withhold` says so.
 #[must_use]
 pub fn scrubbed(frame: &Frame) -> Bytes {
     let Ok(message) = decode::<ErrorResponse>(frame) else {
         return Bytes::new();
     };
-    let code = message
-        .fields
-        .iter()
-        .find(|(k, _)| *k == b'C')
-        .map_or("", |(_, v)| v.as_str())
-        .to_owned();
-    let quotes = code.starts_with("22") || code.starts_with("23") || code == "P0001" || code == "01000";
+    let field = |kind: u8| {
+        let found = message.fields.iter().find(|(k, _)| *k == kind);
+        found.map_or("", |(_, value)| value.as_str())
+    };
+    let code = field(b'C').to_owned();
+    let source = Source {
+        file: field(b'F'),
+        routine: field(b'R'),
+        has_position: !field(b'P').is_empty(),
+    };
+    let (withheld, raised) = (withhold(&code, &source), source.is_raised());
     let fields = message
         .fields
-        .into_iter()
+        .iter()
         .filter(|(kind, _)| !matches!(kind, b'D' | b'W' | b'q' | b'p' | b'H'))
+        // RAISE may put anything into the names of objects too.
+        .filter(|(kind, _)| !(raised && matches!(kind, b's' | b't' | b'c' | b'd' | b'n')))
         .map(|(kind, value)| {
-            if kind == b'M' && quotes {
-                (
-                    kind,
-                    format!("error {code}; Menshen withholds its text, which may carry protected values"),
-                )
+            if *kind == b'M' && withheld {
+                let text = format!("error {code}; Menshen withholds its text, which may carry protected values");
+                (*kind, text)
             } else {
-                (kind, value)
+                (*kind, value.clone())
             }
         })
         .collect();
@@ -186,6 +190,60 @@ pub fn scrubbed(frame: &Frame) -> Bytes {
         encode(&NoticeResponse::new(fields))
     } else {
         encode(&ErrorResponse::new(fields))
+    }
+}
+
+/// Where in the server a message comes from. No client can choose these fields: the C code that reports fills them in.
+struct Source<'f> {
+    /// Source file (field F).
+    file: &'f str,
+    /// Routine (field R).
+    routine: &'f str,
+    /// It points into the text that was sent (field P): the parser's words, which quote that text and know no values.
+    has_position: bool,
+}
+
+impl Source<'_> {
+    /// RAISE of PL/pgSQL, or its like in another language: every field but these was made by a function.
+    fn is_raised(&self) -> bool {
+        let languages = ["plperl.c", "plpy_elog.c", "pltcl.c"];
+        self.routine == "exec_stmt_raise" || self.routine == "exec_stmt_assert" || languages.contains(&self.file)
+    }
+}
+
+/// Whether a message's text may quote values of rows, by its source and SQLSTATE.
+fn withhold(code: &str, source: &Source<'_>) -> bool {
+    /// They report violated constraints and name them, not the values: those stand in DETAIL.
+    const CONSTRAINTS: [&str; 8] = [
+        "domains.c",
+        "execExprInterp.c",
+        "execIndexing.c",
+        "execMain.c",
+        "execPartition.c",
+        "nbtinsert.c",
+        "ri_triggers.c",
+        "tablecmds.c",
+    ];
+    const PARSERS: [&str; 5] = [
+        "formatting.c",
+        "to_tsany.c",
+        "tsquery.c",
+        "tsvector.c",
+        "tsvector_parser.c",
+    ];
+    if source.is_raised() {
+        return true;
+    }
+    if source.has_position {
+        return false;
+    }
+    match code.get(..2).unwrap_or("") {
+        "23" => !CONSTRAINTS.contains(&source.file),
+        // No such object: at run time it is what a value names (`value::regrole`).
+        "42" => source.file != "aclchk.c",
+        // Features, transactions, limits, locks, the server's state: no values, but for parsers of text that quote what they read.
+        "0A" | "21" | "25" | "40" | "44" | "53" | "54" | "55" | "57" | "58" => PARSERS.contains(&source.file),
+        _ => true,
     }
 }
 

@@ -33,6 +33,8 @@ pub struct BuiltIns {
     function_prefixes: Vec<(String, Entry)>,
     relations: Vec<(String, String, Entry)>,
     columns: Vec<([String; 3], Entry)>,
+    /// Functions whose arguments outlive the statement.
+    keepers: Vec<String>,
     extensions: Vec<String>,
     known_functions: HashSet<&'static str>,
     known_relations: HashSet<&'static str>,
@@ -68,7 +70,10 @@ impl BuiltIns {
     }
 
     fn fill<'t>(&mut self, reader: &mut Reader<'t>, root: &Section<'t>) {
-        reader.known(root, &["version", "functions", "relations", "columns", "extensions"]);
+        reader.known(
+            root,
+            &["version", "functions", "keepers", "relations", "columns", "extensions"],
+        );
         for section in reader.array(root, "functions") {
             let entry = entry(reader, &section, true);
             for (name, _) in reader.strings(&section, "names") {
@@ -79,6 +84,11 @@ impl BuiltIns {
                     }
                 }
             }
+        }
+        for section in reader.array(root, "keepers") {
+            entry(reader, &section, false);
+            let names = reader.strings(&section, "names");
+            self.keepers.extend(names.into_iter().map(|(n, _)| n));
         }
         for section in reader.array(root, "relations") {
             let entry = entry(reader, &section, true);
@@ -117,6 +127,15 @@ impl BuiltIns {
                 .iter()
                 .find(|(p, _)| name.starts_with(p.as_str()))
                 .map(|(_, e)| e)
+        })
+    }
+
+    /// Whether what a function of that name is given outlives the statement.
+    #[must_use]
+    pub fn keeps(&self, name: &str) -> bool {
+        self.keepers.iter().any(|k| match k.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == k,
         })
     }
 
@@ -184,5 +203,6 @@ mod tests {
     fn the_data_file_has_no_mistakes() {
         assert_eq!(BUILT_INS.mistakes, Vec::<String>::new());
         assert!(BUILT_INS.functions.len() > 60);
+        assert!(BUILT_INS.keeps("setval") && BUILT_INS.keeps("pg_sleep_for") && !BUILT_INS.keeps("upper"));
     }
 }

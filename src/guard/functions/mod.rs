@@ -6,9 +6,11 @@
 
 mod body;
 mod data;
+mod keep;
 mod reach;
 
 pub use data::{BUILT_INS, BuiltIns, Entry};
+pub use keep::Keepers;
 pub use reach::Reach;
 
 /// What is to be thought of a user function.

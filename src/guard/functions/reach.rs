@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use globset::{Glob, GlobMatcher};
 
 use super::body::{self, Forbidden, Why, Words};
-use super::{BUILT_INS, Call, Verdict};
+use super::{BUILT_INS, Call, Keepers, Verdict};
 use crate::catalog::{Catalog, Function, Oid, RelationName, Use, UseKind};
 
 /// What the functions of a database could reach.
@@ -24,6 +24,8 @@ pub struct Reach {
     refused: HashMap<Use, Why>,
     /// The same by bare name in lower case, for bodies that are texts.
     named: Named,
+    /// What keeps the values it is given.
+    keepers: Keepers,
 }
 
 /// Names, in lower case, of what is refused: only the first reason of each.
@@ -63,6 +65,10 @@ impl Reach {
                 .map(|g| g.compile_matcher())
                 .collect();
             reach.settle(catalog);
+            reach.keepers = Keepers::new(catalog, &|f| {
+                let qualified = format!("{}.{}", f.schema, f.name);
+                reach.trusted.iter().any(|t| t.is_match(&qualified))
+            });
         }
         for function in catalog.functions.values().flatten() {
             let verdict = match reach.refused.get(&call(function.oid)) {
@@ -293,6 +299,12 @@ impl Reach {
         schemas
             .iter()
             .any(|s| self.trusted.iter().any(|t| t.is_match(format!("{s}.{bare}"))))
+    }
+
+    /// What keeps the values it is given.
+    #[must_use]
+    pub fn keepers(&self) -> &Keepers {
+        &self.keepers
     }
 
     /// Why a relation may not be used so, if so. `unrestricted`: by a principal for whom nothing is masked, who may see the server's state.

@@ -231,6 +231,8 @@ pub trait Lookup {
     fn treat(&self, protected: &Arc<Protected>) -> Result<Treated, Refusal>;
     /// Called for every function name in the query.
     fn function(&self, name: &[String], call: &Tree) -> Result<(), Refusal>;
+    /// What is given to it can be read when the statement is over.
+    fn keeps(&self, what: Given<'_>) -> bool;
     /// True on the client's statement: people must be carried to the answer.
     fn metered(&self) -> bool;
     /// Called for the target of every data modification: rules, triggers and defaults run code.
@@ -239,6 +241,17 @@ pub trait Lookup {
     fn min_group(&self) -> Option<u32>;
     /// Whether new rows may hold values in columns that are not clear.
     fn may_insert_masked(&self) -> bool;
+}
+
+/// What a value is given to.
+#[derive(Debug, Clone, Copy)]
+pub enum Given<'n> {
+    /// A function, by its name as written.
+    Function(&'n [String]),
+    /// An operator, by its bare name.
+    Operator(&'n str),
+    /// A cast to a type, by its bare name.
+    Type(&'n str),
 }
 
 /// What [`Lookup::treat`] says.

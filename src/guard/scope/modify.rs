@@ -574,12 +574,17 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The refusal for storing clear protected values where nothing protects them.
-    pub(crate) fn laundering(&self, atom: Atom, whereto: &str) -> Refusal {
-        let name = self.scans.get(atom.scan).map_or_else(String::new, |s| {
+    /// `table.column`, for people.
+    pub(super) fn column_name(&self, atom: Atom) -> String {
+        self.scans.get(atom.scan).map_or_else(String::new, |s| {
             let column = s.protected.column(atom.attnum).map_or("", |c| c.column.name.as_str());
             format!("{}.{column}", s.protected.name.name)
-        });
+        })
+    }
+
+    /// The refusal for storing clear protected values where nothing protects them.
+    pub(crate) fn laundering(&self, atom: Atom, whereto: &str) -> Refusal {
+        let name = self.column_name(atom);
         Refusal::denied(
             "laundering",
             format!(

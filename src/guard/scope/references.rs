@@ -78,6 +78,9 @@ impl Walk<'_> {
                     // An ordered-set aggregate answers with one of the values it orders.
                     flow.add(ordered);
                 }
+                if self.look.keeps(Given::Function(&name)) {
+                    self.kept(&flow, &format!("function \"{}\"", name.join(".")))?;
+                }
                 for field in ["agg_filter", "over"] {
                     self.expression(t.field(field), level, env)?;
                 }
@@ -86,11 +89,27 @@ impl Walk<'_> {
                 }
                 Ok(flow.derived())
             }
-            "AExpr" if is_comparison(t) => {
-                self.predicates += 1;
+            "AExpr" => {
+                let compares = is_comparison(t);
+                self.predicates += usize::from(compares);
                 let flow = self.children(t, level, env);
-                self.predicates -= 1;
-                flow
+                self.predicates -= usize::from(compares);
+                let flow = flow?;
+                let operator = t.names("name").and_then(|mut n| n.pop()).unwrap_or_default();
+                if self.look.keeps(Given::Operator(&operator)) {
+                    self.kept(&flow, &format!("operator {operator}"))?;
+                }
+                Ok(flow)
+            }
+            "TypeCast" => {
+                let flow = self.children(t, level, env)?;
+                let names = t.field("type_name").names("names").unwrap_or_default();
+                if let Some(name) = names.last()
+                    && self.look.keeps(Given::Type(name))
+                {
+                    self.kept(&flow, &format!("the checks of type \"{name}\""))?;
+                }
+                Ok(flow)
             }
             "NullTest" => {
                 self.expression(t.field("arg"), level, env)?;
@@ -104,6 +123,24 @@ impl Walk<'_> {
             kind if expression::is_known(kind) => self.children(t, level, env),
             kind => Err(unknown_node(kind).into()),
         }
+    }
+
+    /// Clear protected values are given to what keeps them: whoever reads them there is not counted.
+    fn kept(&self, flow: &Flow, by: &str) -> Result<(), Stop> {
+        let clear = flow.taint.iter().find(|atom| {
+            let treatment = self.treatment(**atom);
+            treatment.is_some_and(|t| t.kind == Kind::Clear && !t.derive)
+        });
+        let Some(atom) = clear else { return Ok(()) };
+        Err(Refusal::denied(
+            "laundering",
+            format!(
+                "permission denied to give clear values of \"{}\" to {by}, which keeps them where the policy does not protect them",
+                self.column_name(*atom)
+            ),
+            "give it masked or unclassified columns only, or ask the owners of the policy for `derive`",
+        )
+        .into())
     }
 
     pub(super) fn children(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
