@@ -132,7 +132,10 @@ impl CopyReader {
             return Ok(());
         }
         for (hidden, field) in self.meter.hidden.iter().zip(fields.into_iter().skip(self.visible())) {
-            row::charge(hidden, field.value.as_deref(), people)?;
+            match (field.null, &field.value) {
+                (true, Some(value)) => row::charge_either(hidden, value, people),
+                (_, value) => row::charge(hidden, value.as_deref(), people)?,
+            }
         }
         row::charge_row(&self.meter, people);
         Ok(())
@@ -144,12 +147,14 @@ impl CopyReader {
         let mut raw_from = 0;
         let mut bytes = line.iter().copied().enumerate();
         let null = self.format.null.as_bytes();
+        // No value is written like this: its backslash would be two.
+        let certain = null == b"\\N";
         let mut finish = |value: &mut Vec<u8>, from: usize, end: usize| {
             let raw = line.get(from..end).unwrap_or(b"");
-            let value = std::mem::take(value);
             fields.push(Field {
                 end,
-                value: (raw != null).then_some(value),
+                value: Some(std::mem::take(value)).filter(|_| !(certain && raw == null)),
+                null: raw == null,
             });
         };
         while let Some((at, byte)) = bytes.next() {
@@ -208,6 +213,7 @@ impl CopyReader {
             fields.push(Field {
                 end: at,
                 value: (!null).then_some(value),
+                null,
             });
             match line.get(at) {
                 None => return Ok(fields),
@@ -269,10 +275,12 @@ impl CopyReader {
     }
 }
 
-/// One column of a line: where it ends, and its value without escapes and quotes.
+/// One column of a line: where it ends, and its value without escapes and quotes. The text format writes a value that is the same as the
+/// string for NULL like NULL (unless it has a backslash): then it may be either.
 struct Field {
     end: usize,
     value: Option<Vec<u8>>,
+    null: bool,
 }
 
 #[cfg(test)]
@@ -327,6 +335,15 @@ mod tests {
         let (line, people) = read(&mut r, b"\\N\tx\t\\N\n");
         assert_eq!(line, b"\\N\tx\n");
         assert!(people.is_empty());
+        // A person's key that the client has chosen for NULL.
+        let format = CopyFormat {
+            null: "5".to_owned(),
+            ..(*r.format).clone()
+        };
+        r.format = Arc::new(format);
+        let (line, people) = read(&mut r, b"a\t5\t5\n");
+        assert_eq!(line, b"a\t5\n");
+        assert_eq!(people, [Person::Key(b"5".as_slice().into())]);
         for bad in [b"a\tb\n".as_slice(), b"a\tb\tc\td\n", b"a\tb\tc", b"a\tb\tc\\\n"] {
             assert!(r.row(bad).is_err());
         }

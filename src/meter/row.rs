@@ -73,6 +73,14 @@ pub(super) fn charge(hidden: &HiddenColumn, value: Option<&[u8]>, people: &mut V
     Ok(())
 }
 
+/// Adds the people that a value names which may as well be NULL: no more than it would name, and an unreadable one is NULL.
+pub(super) fn charge_either(hidden: &HiddenColumn, value: &[u8], people: &mut Vec<Exposure>) {
+    let before = people.len();
+    if charge(hidden, Some(value), people).is_err() {
+        people.truncate(before);
+    }
+}
+
 /// Adds what each row counts besides.
 pub(super) fn charge_row(spec: &MeterSpec, people: &mut Vec<Exposure>) {
     for (space, categories) in &spec.per_row {
