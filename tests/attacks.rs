@@ -167,6 +167,7 @@ fn every_known_bypass_is_tried() {
     let sources = [
         include_str!("attacks.rs"),
         include_str!("canary.rs"),
+        include_str!("counts.rs"),
         include_str!("fuzz.rs"),
         include_str!("generated.rs"),
         include_str!("grants.rs"),
@@ -180,6 +181,7 @@ fn every_known_bypass_is_tried() {
         include_str!("masks.rs"),
         include_str!("modify.rs"),
         include_str!("oracle.rs"),
+        include_str!("people.rs"),
         include_str!("session.rs"),
         include_str!("wire.rs"),
     ];

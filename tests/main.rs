@@ -23,6 +23,7 @@ mod limits;
 mod masks;
 mod modify;
 mod oracle;
+mod people;
 mod pipes;
 mod session;
 mod tls;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::KnownColumns;
 use super::parse::{self, Parsed};
 use super::protected::{FilterSource, PersonKey, Protected, ProtectedColumn, Source};
-use super::scope::{Given, Lookup, People, Stop, Treated, Walk};
+use super::scope::{Given, Lookup, Many, People, Stop, Treated, Walk};
 use super::tree::Tree;
 use crate::catalog::{Catalog, Oid, Relation, RelationKind, RelationName};
 use crate::policy::{Policy, TableRule, UNCLASSIFIED};
@@ -116,7 +116,7 @@ impl Maker<'_> {
             space: Arc::from(format!("{}.{}", first.of.schema, first.of.name)),
             column: person,
             not_null,
-            many: false,
+            most: Many::AtMost(1),
         };
         let class_of = |column: &str| {
             rules.iter().find_map(|(name, rule, _)| {
@@ -213,7 +213,7 @@ impl Maker<'_> {
                 space: Arc::from(format!("{}.{}", rule.of.schema, rule.of.name)),
                 column: rule.person.clone().filter(|p| relation.column(p).is_some()),
                 not_null: false,
-                many: false,
+                most: Many::AtMost(1),
             });
             for column in &mut protected.columns {
                 if let Some(class) = rule.columns.get(&column.column.name) {
@@ -274,7 +274,7 @@ impl Maker<'_> {
             space: Arc::from("?"),
             column: None,
             not_null: false,
-            many: true,
+            most: Many::Any,
         });
         protected.filters = reached
             .iter()
@@ -333,9 +333,12 @@ impl Maker<'_> {
         let everything: super::scope::Taint = output.columns.iter().flat_map(|c| c.taint.iter().copied()).collect();
         // One key per scan and person of the scan; a view column that is the scan's person column names it.
         let mut keys: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+        // Columns that mix people of several scans or keys.
+        let mut mixed: Vec<(usize, BTreeSet<(usize, usize)>)> = Vec::new();
         for (index, column) in protected.columns.iter_mut().enumerate() {
             let out = if regular { output.columns.get(index) } else { None };
             let taint = out.map_or(&everything, |o| &o.taint);
+            let mut own_keys = BTreeSet::new();
             for atom in taint {
                 let Some(scan) = walk.scans.get(atom.scan) else {
                     continue;
@@ -347,6 +350,10 @@ impl Maker<'_> {
                 column.identity = out.is_some_and(|o| o.identity == Some(*atom)) && base.identity;
                 let next = keys.len();
                 column.key = *keys.entry((atom.scan, base.key)).or_insert(next);
+                own_keys.insert((atom.scan, base.key));
+            }
+            if own_keys.len() > 1 {
+                mixed.push((index, own_keys));
             }
             column.sources.sort();
             column.sources.dedup();
@@ -373,25 +380,34 @@ impl Maker<'_> {
                     .position(|o| o.identity == Some(super::scope::Atom { scan: scan_id, attnum }))?;
                 regular.then(|| relation.columns.get(place).map(|c| c.name.clone()))?
             });
+            // The person's column names whoever a row shows where that is one person.
+            let most = output.loose.get((scan_id, key_index)).unwrap_or(Many::Any);
             protected.keys.push(PersonKey {
                 space: base.map_or_else(|| Arc::from("?"), |k| Arc::clone(&k.space)),
-                many: person.is_none() && (!output.plain || output.packed || base.is_some_and(|k| k.many)),
-                column: person,
+                column: person.filter(|_| most == Many::AtMost(1)),
                 not_null: false,
+                most,
             });
         }
-        if protected
-            .columns
-            .iter()
-            .any(|c| c.sources.iter().len() > 1 && c.key > 0)
-            && protected.keys.len() > 1
-        {
-            // A column that mixes people of several scans is counted under the last of them and every row besides.
-            for key in &mut protected.keys {
-                if key.column.is_none() {
-                    key.many = true;
-                }
+        for (index, own) in mixed {
+            let most = own
+                .iter()
+                .map(|key| output.loose.get(*key).unwrap_or(Many::Any))
+                .fold(Many::AtMost(0), Many::plus);
+            let space = protected
+                .columns
+                .get(index)
+                .and_then(|c| protected.keys.get(c.key))
+                .map_or_else(|| Arc::from("?"), |k| Arc::clone(&k.space));
+            if let Some(column) = protected.columns.get_mut(index) {
+                column.key = protected.keys.len();
             }
+            protected.keys.push(PersonKey {
+                space,
+                column: None,
+                not_null: false,
+                most,
+            });
         }
         for (id, scan) in walk.scans.iter().enumerate() {
             for filter in &scan.protected.filters {

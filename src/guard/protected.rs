@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::scope::Many;
 use crate::catalog::{Column, Oid, RelationName};
 use crate::ledger::{Categories, Pack};
 use crate::mask;
@@ -61,8 +62,8 @@ pub struct PersonKey {
     pub column: Option<String>,
     /// Whether the column is never NULL in the relation's own rows.
     pub not_null: bool,
-    /// True where one row may stand for several people (an aggregating view without the key).
-    pub many: bool,
+    /// Without the column: how many people a row may show.
+    pub most: Many,
 }
 
 /// A relation whose row filter holds here.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::plan::{ColumnReport, RelationReport, Report, StatementKind, StatementPlan};
 use super::protected::Kind;
-use super::scope::{Atom, Output, People, Scan, Walk};
+use super::scope::{Atom, Many, Output, People, Scan, Walk};
 use super::tree::Tree;
 use super::{Judged, Subject, Verdict, edit, verify};
 use crate::catalog::{Oid, UseKind};
@@ -235,17 +235,21 @@ pub(super) fn meter(walk: &Walk<'_>, output: &Output) -> Result<MeterSpec, Refus
         });
     }
     for (key, categories) in &by_key {
-        if carried.contains(key) {
-            continue;
-        }
-        if output.packed {
+        let people = match output.loose.get(*key) {
+            None if carried.contains(key) => 0,
+            Some(Many::AtMost(people)) => people,
+            None | Some(Many::Any) => u64::MAX,
+        };
+        if people == u64::MAX {
             return Err(Refusal::unsupported(
                 "cannot-be-metered",
                 "this query packs clear values of many people into one value, and they could not be counted",
                 "select the rows themselves, or put sub-queries into FROM",
             ));
         }
-        spec.per_row.push((space(key), *categories));
+        for _ in 0..people {
+            spec.per_row.push((space(key), *categories));
+        }
     }
     Ok(spec)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::scope::{Given, Lookup, Output, People, Stop, Treated, Walk};
+use super::scope::{Given, Lookup, Many, Output, People, Stop, Treated, Walk};
 use super::tree::Tree;
 use super::{edit, parse, protected, verify};
 use crate::catalog::{Catalog, Column, Relation, RelationKind, RelationName};
@@ -145,7 +145,7 @@ impl Lookup for Look {
                 space: "crm.customers".into(),
                 column: Some(person.into()),
                 not_null: true,
-                many: false,
+                most: Many::AtMost(1),
             }],
             filters: vec![],
             opaque: None,

@@ -9,3 +9,5 @@ INSERT INTO crm.notes SELECT g, g, 'note ' || g FROM generate_series(1, 20) g;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA crm TO PUBLIC;
 CREATE ROLE md5_login LOGIN; CREATE ROLE trusted LOGIN; CREATE ROLE plain LOGIN PASSWORD 'nialp'; CREATE ROLE stranger LOGIN PASSWORD 'regnarts';
 SET password_encryption = 'md5'; ALTER ROLE md5_login PASSWORD 'nigol_5dm';
+-- Whoever is in it needs no password.
+CREATE ROLE many_logins;

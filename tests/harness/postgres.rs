@@ -50,7 +50,7 @@ impl Postgres {
             ])
             .arg(&data));
         let hba = "local all postgres trust\nhost all postgres 127.0.0.1/32 trust\nhost all md5_login 127.0.0.1/32 md5\n\
-                   host all trusted 127.0.0.1/32 trust\nhost all plain 127.0.0.1/32 password\nhost all all 127.0.0.1/32 scram-sha-256\n";
+                   host all trusted 127.0.0.1/32 trust\nhost all +many_logins 127.0.0.1/32 trust\nhost all plain 127.0.0.1/32 password\nhost all all 127.0.0.1/32 scram-sha-256\n";
         std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
         let log = root.join("log");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -14,9 +14,8 @@ impl Walk<'_> {
         level: &Level,
         shape: &Shape,
         shown: &BTreeSet<(ScanId, usize)>,
-        own: (usize, usize),
+        parts: &ListParts<'_>,
         stars: &[(&Tree, Option<String>)],
-        sublinks: &[SubUse<'_>],
         env: Env<'_>,
         output: &mut Output,
     ) -> Result<(), Stop> {
@@ -48,43 +47,30 @@ impl Walk<'_> {
         };
         let mut additions: Vec<(String, KeyShape, (ScanId, usize))> = Vec::new();
         for key in shown {
-            let mut found = false;
-            for named in level.named() {
-                for reference in named.keys.iter().filter(|r| r.key == *key) {
-                    found = true;
-                    let through_star = flowing.iter().any(|h| h.name == reference.column && !reference.fresh);
-                    if through_star && !shape.grouped && !shape.distinct {
-                        continue;
-                    }
-                    let (text, key_shape) = lift(named, reference, shape, partition.as_deref());
-                    additions.push((text, key_shape, *key));
-                }
+            let found = self.people_of_rows(
+                level,
+                shape,
+                *key,
+                parts,
+                partition.as_deref(),
+                &flowing,
+                &mut additions,
+            )?;
+            // Whoever is in nobody's row here is in that of a level around this one, or in a sub-query.
+            let elsewhere = env.outer.is_some() || parts.loose.get(*key).is_some();
+            let by_window = || parts.windows.iter().any(|w| w.loose.get(*key).is_some());
+            if !found && !elsewhere && !by_window() {
+                return Err(unmeterable().into());
             }
-            if found {
-                continue;
-            }
-            if (own.0..own.1).contains(&key.0) {
-                // The people of this scan are lost below (DISTINCT set operations, recursion, whole rows): count rows.
-                let packed = level
-                    .named()
-                    .any(|n| n.packed && n.columns.iter().any(|c| c.taint.iter().any(|a| a.scan == key.0)));
-                if packed {
-                    return Err(unmeterable().into());
-                }
-                let text = match (&partition, shape.grouped) {
-                    (Some(by), false) => format!("pg_catalog.count(*) OVER (PARTITION BY {by})::pg_catalog.text"),
-                    (Some(by), true) => {
-                        format!("pg_catalog.sum(pg_catalog.count(*)) OVER (PARTITION BY {by})::pg_catalog.text")
-                    }
-                    (None, true) => "pg_catalog.count(*)::pg_catalog.text".to_owned(),
-                    (None, false) => "'1'::pg_catalog.text".to_owned(),
-                };
-                additions.push((text, KeyShape::Count, *key));
-            } else if key.0 >= own.1 {
-                // Shown by a sub-query in an expression.
-                if shape.grouped || shape.distinct || sublinks.iter().any(|s| s.in_aggregate) {
-                    return Err(unmeterable().into());
-                }
+        }
+        for call in &parts.windows {
+            for (key, many) in call.loose.iter() {
+                let people = counted(many, shape, None)?;
+                additions.push(if call.is_one() {
+                    (people.0, people.1, key)
+                } else {
+                    self.window_addition(call, people, key)?
+                });
             }
         }
         output.flowing = flowing.len();
@@ -95,19 +81,113 @@ impl Walk<'_> {
         for (text, key_shape, key) in additions {
             self.add_hidden(at, anchor, Addition::Text(text), key_shape, key, output);
         }
-        // Sub-queries in output expressions: a copy of each brings its people along.
-        let below: BTreeSet<(ScanId, usize)> = shown.iter().copied().filter(|k| k.0 >= own.1).collect();
-        if !below.is_empty() {
-            let mut carried = BTreeSet::new();
-            for sublink in sublinks {
-                for (addition, key_shape, key) in self.copy_people(sublink.tree, level, env)? {
-                    carried.insert(key);
-                    self.add_hidden(at, anchor, addition, key_shape, key, output);
+        for sublink in &parts.sublinks {
+            self.people_of_query(sublink, level, shape, env, (at, anchor), output)?;
+        }
+        Ok(())
+    }
+
+    /// Hidden columns for the people of one key in the rows of this level's FROM. Says whether it holds any.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one query level; a struct would only rename them"
+    )]
+    fn people_of_rows(
+        &self,
+        level: &Level,
+        shape: &Shape,
+        key: (ScanId, usize),
+        parts: &ListParts<'_>,
+        partition: Option<&str>,
+        flowing: &[Hidden],
+        additions: &mut Vec<(String, KeyShape, (ScanId, usize))>,
+    ) -> Result<bool, Stop> {
+        let direct = self.has_key(&parts.direct, key) || parts.compared.contains(&key);
+        let calls: Vec<&WindowCall> = parts.windows.iter().filter(|w| self.has_key(&w.taint, key)).collect();
+        let mut found = false;
+        for named in level.named() {
+            for reference in named.keys.iter().filter(|r| r.key == key) {
+                found = true;
+                let through_star = flowing.iter().any(|h| h.name == reference.column && !reference.fresh);
+                if direct && !(through_star && !shape.grouped && !shape.distinct) {
+                    let (text, key_shape) = lift(named, reference, shape, partition);
+                    additions.push((text, key_shape, key));
+                }
+                for call in &calls {
+                    additions.push(self.window_addition(call, lift(named, reference, shape, None), key)?);
                 }
             }
-            if !below.is_subset(&carried) {
+            if !named.columns.iter().any(|c| self.has_key(&c.taint, key)) {
+                continue;
+            }
+            if let Some(many) = named.loose.get(key) {
+                found = true;
+                if direct {
+                    let (text, key_shape) = counted(many, shape, partition)?;
+                    additions.push((text, key_shape, key));
+                }
+                for call in &calls {
+                    additions.push(self.window_addition(call, counted(many, shape, None)?, key)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn window_addition(
+        &self,
+        call: &WindowCall,
+        (people, shape): (String, KeyShape),
+        key: (ScanId, usize),
+    ) -> Result<(String, KeyShape, (ScanId, usize)), Stop> {
+        let (text, shape) = self.over_window(call, &people, shape).ok_or_else(unmeterable)?;
+        Ok((text, shape, key))
+    }
+
+    /// Hidden columns for the people of a sub-query in an output expression.
+    fn people_of_query(
+        &mut self,
+        sublink: &SubUse<'_>,
+        level: &Level,
+        shape: &Shape,
+        env: Env<'_>,
+        (at, anchor): (usize, Anchor),
+        output: &mut Output,
+    ) -> Result<(), Stop> {
+        let inside = sublink
+            .tree
+            .location()
+            .and_then(|at| self.inside.get(&(self.frame, at)).cloned());
+        // Without a place it can't have been kept: then its people are not known.
+        let inside = inside.ok_or_else(unmeterable)?;
+        if inside.is_empty() || sublink.place == Place::Window {
+            return Ok(());
+        }
+        if shape.distinct {
+            return Err(unmeterable().into());
+        }
+        if sublink.place == Place::Plain
+            && let Some(people) = self.copy_people(sublink.tree, level, env)?
+        {
+            let carried: BTreeSet<(ScanId, usize)> = people.iter().map(|p| p.2).collect();
+            if inside.iter().any(|(key, _)| !carried.contains(&key)) {
                 return Err(unmeterable().into());
             }
+            for (addition, key_shape, key) in people {
+                self.add_hidden(at, anchor, addition, key_shape, key, output);
+            }
+            return Ok(());
+        }
+        for (key, many) in inside.iter() {
+            let grouped = shape.grouped && sublink.place == Place::Aggregate;
+            let rows = Shape {
+                grouped,
+                grouping_sets: false,
+                distinct: false,
+                plain: false,
+            };
+            let (text, key_shape) = counted(many, &rows, None)?;
+            self.add_hidden(at, anchor, Addition::Text(text), key_shape, key, output);
         }
         Ok(())
     }
@@ -138,12 +218,20 @@ impl Walk<'_> {
     }
 
     /// People of a sub-query in an output expression: hidden columns computed over a copy of it. The copy reads the same
-    /// snapshot, so it sees the same rows, as long as nothing in it is volatile or picks rows at will.
-    pub(super) fn copy_people(&mut self, sublink: &Tree, level: &Level, env: Env<'_>) -> Result<Vec<Carried>, Stop> {
+    /// snapshot, so it sees the same rows, as long as nothing in it is volatile or picks rows at will: then there is none.
+    pub(super) fn copy_people(
+        &mut self,
+        sublink: &Tree,
+        level: &Level,
+        env: Env<'_>,
+    ) -> Result<Option<Vec<Carried>>, Stop> {
         let select = sublink.field("subselect");
-        let limited = !select.field("limit_count").is_null() || !select.field("limit_offset").is_null();
-        let mut volatile = limited && select.list("sort_clause").is_empty();
+        let mut volatile = false;
         select.walk(&mut |n| {
+            let limited = !n.field("limit_count").is_null() || !n.field("limit_offset").is_null();
+            // Which rows a limit leaves, or DISTINCT ON, is sure only where the order is.
+            volatile |= n.kind() == "SelectStmt" && limited && n.list("sort_clause").is_empty();
+            volatile |= n.kind() == "RangeTableSample";
             if n.kind() == "FuncCall" {
                 volatile |= n
                     .names("funcname")
@@ -152,12 +240,10 @@ impl Walk<'_> {
             }
             !volatile
         });
-        let Some(range) = sublink.location().and_then(|at| self.parenthesised(at)) else {
-            return Err(unmeterable().into());
+        let range = sublink.location().and_then(|at| self.parenthesised(at));
+        let (Some(range), false) = (range, volatile) else {
+            return Ok(None);
         };
-        if volatile {
-            return Err(unmeterable().into());
-        }
         let saved = self.frame;
         self.frames += 1;
         let frame = self.frames;
@@ -176,14 +262,25 @@ impl Walk<'_> {
             false,
         );
         self.frame = saved;
-        let inner = inner?;
+        let inner = match inner {
+            Ok(inner) if inner.loose.is_empty() => inner,
+            Ok(_) => return Ok(None),
+            Err(Stop::Refuse(refusal)) if refusal.rule == "cannot-be-metered" => return Ok(None),
+            Err(stop) => return Err(stop),
+        };
         let mut people = Vec::new();
         for hidden in inner.hidden {
-            let Some(span) = self.scans.get(hidden.key.0).map(|s| s.span) else {
+            let Some(scan) = self.scans.get(hidden.key.0) else {
                 return Err(unmeterable().into());
             };
+            let (span, own) = (scan.span, scan.frame == frame);
             // The copy's scans are other scans of the same text: the people are those of the original.
-            let Some(original) = self.scans.iter().position(|s| s.frame == saved && s.span == span) else {
+            let original = if own {
+                self.scans.iter().position(|s| s.frame == saved && s.span == span)
+            } else {
+                Some(hidden.key.0)
+            };
+            let Some(original) = original else {
                 return Err(unmeterable().into());
             };
             let shape = if hidden.shape == KeyShape::Count {
@@ -199,7 +296,7 @@ impl Walk<'_> {
             };
             people.push((addition, shape, (original, hidden.key.1)));
         }
-        Ok(people)
+        Ok(Some(people))
     }
 
     /// The bytes inside the first parentheses at or after `at`.
@@ -345,4 +442,22 @@ impl Walk<'_> {
         }
         Ok(parts.join(", "))
     }
+}
+
+/// A hidden column that counts people without a key: so many for each row of FROM.
+fn counted(many: Many, shape: &Shape, partition: Option<&str>) -> Result<(String, KeyShape), Stop> {
+    let Many::AtMost(people) = many else {
+        return Err(unmeterable().into());
+    };
+    let text = match (partition, shape.grouped) {
+        (Some(by), false) => {
+            format!("({people} * pg_catalog.count(*) OVER (PARTITION BY {by}))::pg_catalog.text")
+        }
+        (Some(by), true) => {
+            format!("({people} * pg_catalog.sum(pg_catalog.count(*)) OVER (PARTITION BY {by}))::pg_catalog.text")
+        }
+        (None, true) => format!("({people} * pg_catalog.count(*))::pg_catalog.text"),
+        (None, false) => format!("'{people}'::pg_catalog.text"),
+    };
+    Ok((text, KeyShape::Count))
 }

@@ -35,7 +35,7 @@ impl Walk<'_> {
                 Ok(self.derived(
                     output.columns,
                     output.hidden,
-                    (output.packed, output.restricted),
+                    (output.loose, output.restricted),
                     thread,
                     alias,
                     "",
@@ -68,7 +68,7 @@ impl Walk<'_> {
         &mut self,
         columns: Vec<OutColumn>,
         hidden: Vec<Hidden>,
-        (packed, restricted): (bool, bool),
+        (loose, restricted): (Loose, bool),
         thread: usize,
         alias: &Tree,
         name: &str,
@@ -95,7 +95,7 @@ impl Walk<'_> {
             threads: vec![thread],
             carries: !hidden.is_empty(),
             hidden,
-            packed,
+            loose,
             restricted,
         };
         Item {
@@ -118,7 +118,7 @@ impl Walk<'_> {
             return Ok(self.derived(
                 cte.columns.clone(),
                 cte.hidden.clone(),
-                (cte.packed, cte.restricted),
+                (cte.loose.clone(), cte.restricted),
                 cte.thread,
                 alias,
                 name,
@@ -167,7 +167,7 @@ impl Walk<'_> {
                 threads: Vec::new(),
                 carries: false,
                 hidden: Vec::new(),
-                packed: false,
+                loose: Loose::default(),
                 restricted: false,
             };
             return Ok(Item {
@@ -200,9 +200,14 @@ impl Walk<'_> {
             .collect();
         let columns = rename(columns, &alias.names("colnames").unwrap_or_default());
         let (mut keys, mut hidden, mut extra) = (Vec::new(), Vec::new(), Vec::new());
+        let mut loose = Loose::default();
         for (index, key) in protected.keys.iter().enumerate() {
-            let Some(column) = &key.column else { continue };
-            let Some(position) = protected.columns.iter().position(|c| c.column.name == *column) else {
+            let named = key.column.as_ref().and_then(|column| {
+                let position = protected.columns.iter().position(|c| c.column.name == *column)?;
+                Some((column, position))
+            });
+            let Some((column, position)) = named else {
+                loose.add((id, index), key.most);
                 continue;
             };
             let masked = treated
@@ -238,9 +243,10 @@ impl Walk<'_> {
                     shape: KeyShape::One,
                     key: (id, index),
                 });
+            } else {
+                loose.add((id, index), Many::AtMost(1));
             }
         }
-        let packed = protected.keys.iter().any(|k| k.many && k.column.is_none());
         let (span, only) = self
             .relation_span(location)
             .ok_or_else(|| unsupported("relation-place", "a relation whose place in the text can't be found"))?;
@@ -273,7 +279,7 @@ impl Walk<'_> {
             threads: vec![thread],
             carries: !hidden.is_empty(),
             hidden,
-            packed,
+            loose,
             restricted: treated_restricted,
         };
         Ok(Item {
@@ -421,9 +427,17 @@ impl Walk<'_> {
         let unique = |name: &str| !renamed && star.iter().filter(|c| c.name.as_deref() == Some(name)).count() == 1;
         let mut keys = Vec::new();
         let mut hidden = Vec::new();
+        let mut loose = Loose::default();
         for n in &named {
-            keys.extend(n.keys.iter().filter(|k| !k.fresh || unique(&k.column)).cloned());
+            for key in &n.keys {
+                if !key.fresh || unique(&key.column) {
+                    keys.push(key.clone());
+                } else {
+                    loose.add(key.key, Many::AtMost(1));
+                }
+            }
             hidden.extend(n.hidden.clone());
+            loose.extend(&n.loose);
         }
         let joined = Named {
             alias: alias.text("aliasname").to_owned(),
@@ -434,7 +448,7 @@ impl Walk<'_> {
             threads: named.iter().flat_map(|n| n.threads.clone()).collect(),
             carries: named.iter().any(|n| n.carries),
             hidden,
-            packed: named.iter().any(|n| n.packed),
+            loose,
             restricted: named.iter().any(|n| n.restricted),
         };
         Ok(Item {
@@ -446,7 +460,7 @@ impl Walk<'_> {
     /// Functions, XMLTABLE and JSON_TABLE in FROM: their columns derive from their arguments.
     pub(super) fn function_item(&mut self, t: &Tree, env: Env<'_>, so_far: &Level) -> Result<Item, Stop> {
         let mut taint = Taint::new();
-        let mut packed = false;
+        let mut loose = Loose::default();
         for field in [
             "functions",
             "docexpr",
@@ -462,7 +476,7 @@ impl Walk<'_> {
             if !part.is_null() {
                 let flow = self.flow_any(part, so_far, env)?;
                 taint.extend(flow.taint);
-                packed |= flow.packed;
+                loose.extend(&flow.loose);
             }
         }
         let alias = t.field("alias");
@@ -504,7 +518,7 @@ impl Walk<'_> {
             });
         }
         let mut named = plain_named(&shown, columns.clone());
-        named.packed = packed;
+        named.loose = loose;
         Ok(Item {
             star: columns,
             named: vec![named],

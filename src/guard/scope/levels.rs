@@ -2,6 +2,58 @@
 
 use super::*;
 
+/// Stands for the recursive CTE itself in what the columns of its second part derive from.
+const ITSELF: ScanId = usize::MAX;
+
+/// What a recursive CTE's rows take from rows of the round before.
+enum Moved {
+    /// Nothing that is anybody's.
+    Nothing,
+    /// Values as they are, in so many columns.
+    Whole(u64),
+    /// Values made of several.
+    Gathered,
+}
+
+fn moved(first: &[OutColumn], second: &[OutColumn]) -> Moved {
+    let regular = first.iter().chain(second).all(|c| c.name.is_some());
+    let own = |c: &OutColumn, of: &dyn Fn(usize) -> bool| {
+        c.taint
+            .iter()
+            .any(|a| a.scan == ITSELF && usize::try_from(a.attnum).is_ok_and(of))
+    };
+    // Columns that come to hold people's values.
+    let mut held: Vec<bool> = first.iter().map(|c| !c.taint.is_empty()).collect();
+    loop {
+        let mut more = false;
+        for (index, column) in second.iter().enumerate() {
+            let holds =
+                column.taint.iter().any(|a| a.scan != ITSELF) || own(column, &|n| held.get(n).copied().unwrap_or(true));
+            if let Some(place) = held.get_mut(index)
+                && holds
+                && !*place
+            {
+                *place = true;
+                more = true;
+            }
+        }
+        if !more {
+            break;
+        }
+    }
+    let takes: Vec<&OutColumn> = second
+        .iter()
+        .filter(|c| own(c, &|n| held.get(n).copied().unwrap_or(true)))
+        .collect();
+    if takes.is_empty() {
+        Moved::Nothing
+    } else if regular && takes.iter().all(|c| c.identity.is_some_and(|i| i.scan == ITSELF)) {
+        Moved::Whole(held.iter().filter(|h| **h).count() as u64)
+    } else {
+        Moved::Gathered
+    }
+}
+
 impl Walk<'_> {
     /// A query, or a data modification, which stands at the top or in WITH.
     pub(super) fn statement(&mut self, t: &Tree, env: Env<'_>, carry: Carry, top: bool) -> Result<Output, Stop> {
@@ -65,7 +117,7 @@ impl Walk<'_> {
             outer: env.outer,
         };
         let odd = !t.field("search_clause").is_null() || !t.field("cycle_clause").is_null();
-        let (mut columns, hidden, packed, restricted) = if recursive && self.names_relation(query, &name) {
+        let (mut columns, hidden, loose, restricted) = if recursive && self.names_relation(query, &name) {
             self.recursive(query, &name, &aliases, here, thread)?
         } else {
             let carry = if self.unthreaded.contains(&thread) {
@@ -77,7 +129,7 @@ impl Walk<'_> {
             (
                 rename(output.columns, &aliases),
                 output.hidden,
-                output.packed,
+                output.loose,
                 output.restricted,
             )
         };
@@ -93,7 +145,7 @@ impl Walk<'_> {
             name,
             columns,
             hidden,
-            packed,
+            loose,
             restricted,
             thread,
         })
@@ -110,7 +162,8 @@ impl Walk<'_> {
     }
 
     /// A CTE that names itself. Every column may come to hold what any column of either side holds: one walk then covers the
-    /// least fixed point. Its people can't be carried (each round adds rows): the row above counts, packed rows are refused.
+    /// least fixed point. Its people can't be carried (each round adds rows): the rows above count. What earlier rounds found may
+    /// move from column to column; it may not be gathered in one value.
     pub(super) fn recursive(
         &mut self,
         query: &Tree,
@@ -118,7 +171,7 @@ impl Walk<'_> {
         aliases: &[String],
         env: Env<'_>,
         thread: usize,
-    ) -> Result<(Vec<OutColumn>, Vec<Hidden>, bool, bool), Stop> {
+    ) -> Result<(Vec<OutColumn>, Vec<Hidden>, Loose, bool), Stop> {
         let (left, right) = (query.field("larg"), query.field("rarg"));
         if left.is_null() || right.is_null() || !query.field("with_clause").is_null() {
             return Err(unsupported(
@@ -129,12 +182,21 @@ impl Walk<'_> {
         }
         let first = self.select(left, env, Carry::No, false)?;
         let mut columns = rename(first.columns, aliases);
-        blur(&mut columns, &Taint::new());
+        // What comes from its own columns is marked by them.
+        let mut own = columns.clone();
+        for (index, column) in own.iter_mut().enumerate() {
+            let mark = Atom {
+                scan: ITSELF,
+                attnum: i16::try_from(index).unwrap_or(i16::MAX),
+            };
+            column.taint.insert(mark);
+            column.identity = Some(mark);
+        }
         let own = Cte {
             name: name.to_owned(),
-            columns: columns.clone(),
+            columns: own,
             hidden: Vec::new(),
-            packed: first.packed,
+            loose: first.loose.clone(),
             restricted: first.restricted,
             thread,
         };
@@ -151,15 +213,23 @@ impl Walk<'_> {
             Carry::No,
             false,
         )?;
-        blur(&mut columns, &union(&second.columns));
         for part in query.list("sort_clause") {
             self.expression(part, &Level::default(), env)?;
         }
         for part in ["limit_offset", "limit_count"] {
             self.expression(query.field(part), &Level::default(), env)?;
         }
-        let packed = first.packed || second.packed;
-        Ok((columns, Vec::new(), packed, first.restricted || second.restricted))
+        let mut loose = first.loose;
+        loose.extend(&second.loose);
+        loose = match moved(&columns, &second.columns) {
+            Moved::Nothing => loose,
+            Moved::Whole(values) => loose.times(values),
+            Moved::Gathered => loose.packed(),
+        };
+        let mut found = union(&second.columns);
+        found.retain(|a| a.scan != ITSELF);
+        blur(&mut columns, &found);
+        Ok((columns, Vec::new(), loose, first.restricted || second.restricted))
     }
 
     pub(super) fn thread(&mut self) -> usize {
@@ -181,12 +251,12 @@ impl Walk<'_> {
             return self.values(t, env);
         }
         let mut level = Level::default();
+        let windows = self.windows.len();
         let scans_before = self.scans.len();
         for item in t.list("from_clause") {
             let made = self.entry(item, env, &level, top, false)?;
             level.items.push(made);
         }
-        let scans_after = self.scans.len();
         if let Some(keyword) = self.table_command(t) {
             for scan in self.scans.iter_mut().skip(scans_before) {
                 scan.table_keyword = Some(keyword);
@@ -214,7 +284,8 @@ impl Walk<'_> {
         }
         self.labels.pop();
         let shape = Shape::of(t, self.look.catalog());
-        let mut output = self.outputs(t, &level, &shape, (scans_before, scans_after), env, carry, &compared)?;
+        let mut output = self.outputs(t, &level, &shape, env, carry, &compared)?;
+        self.windows.truncate(windows);
         output.compared = compared;
         self.ordinals(t, &output)?;
         if shape.grouped {
@@ -324,35 +395,37 @@ impl Walk<'_> {
 
     /// The output columns of a level: a select list, or RETURNING (`t` is the SelectStmt or ReturningClause). `compared`: whom the level's
     /// conditions show besides.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one query level")]
     pub(super) fn outputs(
         &mut self,
         t: &Tree,
         level: &Level,
         shape: &Shape,
-        own: (usize, usize),
         env: Env<'_>,
         carry: Carry,
         compared: &[Compared],
     ) -> Result<Output, Stop> {
+        let windows = self.windows.len();
+        let mut parts = ListParts::default();
         let mut columns = Vec::new();
-        let mut sublinks: Vec<SubUse<'_>> = Vec::new();
         let mut stars: Vec<(&Tree, Option<String>)> = Vec::new();
         for target in targets(t) {
             let value = target.field("val");
             if let Some(qualifier) = star_of(value) {
-                columns.extend(self.expand_star(value, &qualifier, level, env)?);
+                let (covered, loose) = self.expand_star(value, &qualifier, level, env)?;
+                parts.direct.extend(union(&covered));
+                parts.loose.extend(&loose);
+                collect_sublinks(value, Place::Plain, self.look.catalog(), &mut parts.sublinks);
+                columns.extend(covered);
                 if value.kind() == "ColumnRef" {
                     stars.push((target, qualifier.last().cloned()));
                 }
                 continue;
             }
-            let before = self.scans.len();
             let changed = self.changes.len();
             let flow = self.flow(value, level, env)?;
-            if self.scans.len() > before {
-                collect_sublinks(value, false, &mut sublinks);
-            }
+            collect_sublinks(value, Place::Plain, self.look.catalog(), &mut parts.sublinks);
+            parts.direct.extend(flow.direct);
+            parts.loose.extend(&flow.loose);
             let name = if target.text("name").is_empty() {
                 expression::column_name(value)
             } else {
@@ -370,24 +443,20 @@ impl Walk<'_> {
         let mut output = Output {
             columns,
             hidden: Vec::new(),
-            packed: false,
+            loose: Loose::default(),
             compared: Vec::new(),
             restricted: level.named().any(|n| n.restricted),
             plain: shape.plain,
             flowing: 0,
         };
-        let from_packed = level
-            .named()
-            .any(|n| n.packed && !n.columns.iter().all(|c| c.taint.is_empty()));
+        parts.windows = self.windows.split_off(windows);
         self.check_stars(&stars, level, carry, shape)?;
-        if !self.look.metered() {
-            output.packed = shape.grouped || from_packed || !sublinks.is_empty();
-            return Ok(output);
+        if self.look.metered() {
+            self.spell_stars(&stars, level)?;
         }
-        self.spell_stars(&stars, level)?;
         let shown: BTreeSet<(ScanId, usize)> = union(&output.columns)
             .into_iter()
-            .filter(|a| !self.counts(*a).is_empty())
+            .filter(|a| !self.look.metered() || !self.counts(*a).is_empty())
             .map(|a| self.key_of(a))
             .chain(compared.iter().filter(|(_, c)| !c.is_empty()).map(|(key, _)| *key))
             .collect();
@@ -395,11 +464,96 @@ impl Walk<'_> {
             return Ok(output);
         }
         if carry == Carry::No {
-            output.packed = shape.grouped || from_packed || !sublinks.is_empty();
+            output.loose = self.left_loose(level, shape, &shown, &parts, &output.columns);
             return Ok(output);
         }
-        self.carry(t, level, shape, &shown, own, &stars, &sublinks, env, &mut output)?;
+        parts.compared = compared.iter().map(|(key, _)| *key).collect();
+        self.carry(t, level, shape, &shown, &parts, &stars, env, &mut output)?;
         Ok(output)
+    }
+
+    /// Where no hidden columns are added: how many people of each key a row may show.
+    fn left_loose(
+        &self,
+        level: &Level,
+        shape: &Shape,
+        shown: &BTreeSet<(ScanId, usize)>,
+        parts: &ListParts<'_>,
+        columns: &[OutColumn],
+    ) -> Loose {
+        let mut loose = Loose::default();
+        for key in shown {
+            let Some(most) = self.most(level, *key) else { continue };
+            if self.has_key(&parts.direct, *key) {
+                // The rows of a group that a person's key is the same in are about that person.
+                let by_person = !shape.grouping_sets
+                    && most == Many::AtMost(1)
+                    && columns
+                        .iter()
+                        .filter_map(|c| c.identity)
+                        .any(|i| self.is_person(i, *key));
+                loose.add(*key, if shape.grouped && !by_person { Many::Any } else { most });
+            }
+            for call in parts.windows.iter().filter(|w| self.has_key(&w.taint, *key)) {
+                loose.add(
+                    *key,
+                    if call.is_one() && !shape.grouped {
+                        most
+                    } else {
+                        Many::Any
+                    },
+                );
+            }
+        }
+        let packed = shape.grouped;
+        loose.extend(&if packed {
+            parts.loose.packed()
+        } else {
+            parts.loose.clone()
+        });
+        for call in &parts.windows {
+            loose.extend(&if packed || !call.is_one() {
+                call.loose.packed()
+            } else {
+                call.loose.clone()
+            });
+        }
+        loose
+    }
+
+    /// How many people of this key a row of the level's FROM may show; `None` where its entries hold none of them.
+    pub(super) fn most(&self, level: &Level, key: (ScanId, usize)) -> Option<Many> {
+        let mut most: Option<Many> = None;
+        for named in level.named() {
+            // For a view's lineage, an entry that only names the person counts too: it may name another than the value's.
+            let holds = named.columns.iter().any(|c| {
+                self.has_key(&c.taint, key) || !self.look.metered() && c.identity.is_some_and(|i| i.scan == key.0)
+            });
+            if !holds {
+                continue;
+            }
+            let keys = named.keys.iter().filter(|r| r.key == key).map(|r| match r.shape {
+                KeyShape::One => Many::AtMost(1),
+                KeyShape::List | KeyShape::Count => Many::Any,
+            });
+            for many in keys.chain(named.loose.get(key)) {
+                most = Some(most.map_or(many, |m| m.plus(many)));
+            }
+        }
+        most
+    }
+
+    pub(super) fn has_key(&self, taint: &Taint, key: (ScanId, usize)) -> bool {
+        taint.iter().any(|a| a.scan == key.0 && self.key_of(*a) == key)
+    }
+
+    /// Whether a column is the one that names this person.
+    fn is_person(&self, column: Atom, key: (ScanId, usize)) -> bool {
+        column.scan == key.0
+            && self.scans.get(key.0).is_some_and(|s| {
+                let name = s.protected.keys.get(key.1).and_then(|k| k.column.as_ref());
+                s.protected.column(column.attnum).map(|c| &c.column.name) == name && name.is_some()
+            })
     }
 
     /// `TABLE name`: the grammar makes it a SELECT whose `*` has no place. Gives the place of the keyword.

@@ -12,12 +12,14 @@ mod carry;
 mod equality;
 mod from;
 mod levels;
+mod loose;
 mod modify;
 mod references;
 mod sets;
 mod target;
+mod windows;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,8 +32,10 @@ use crate::ledger::Categories;
 use crate::meter::KeyShape;
 use crate::meter::spec::{HIDDEN_PREFIX, UNKNOWN_KEY};
 use crate::wire::Refusal;
+pub use loose::{Loose, Many};
 use target::targets;
 pub use target::{Change, ConditionOf, Part, What};
+use windows::WindowCall;
 
 /// Index of a scan in [`Walk::scans`].
 pub type ScanId = usize;
@@ -190,8 +194,8 @@ pub struct Output {
     pub columns: Vec<OutColumn>,
     /// Hidden columns that the level carries besides.
     pub hidden: Vec<Hidden>,
-    /// One row may hold values of several rows (aggregates, arrays) whose people no hidden column names.
-    pub packed: bool,
+    /// People whom no hidden column names.
+    pub loose: Loose,
     /// For lineage: no grouping, DISTINCT, LIMIT, window or set operation.
     pub plain: bool,
     /// Whom comparisons of clear values show besides.
@@ -292,8 +296,8 @@ struct Named {
     carries: bool,
     /// Hidden columns in its row.
     hidden: Vec<Hidden>,
-    /// One row may hold several people whom no key names.
-    packed: bool,
+    /// People in its rows whom no key names.
+    loose: Loose,
     /// Its rows come from a relation that is restricted.
     restricted: bool,
 }
@@ -324,7 +328,7 @@ struct Cte {
     name: String,
     columns: Vec<OutColumn>,
     hidden: Vec<Hidden>,
-    packed: bool,
+    loose: Loose,
     restricted: bool,
     thread: usize,
 }
@@ -403,6 +407,12 @@ pub struct Walk<'w> {
     labels: Vec<Vec<String>>,
     /// How many predicates, orders or groups surround what is being walked: its value does not reach the output as it is.
     predicates: usize,
+    /// Window functions met in the select list that is being walked.
+    windows: Vec<WindowCall>,
+    /// People of sub-queries in expressions, by frame and place.
+    inside: HashMap<(usize, usize), Loose>,
+    /// References met so far: to the query level that they stand in, and to levels around it.
+    met: (usize, usize),
     /// References are not evaluated (index inference): they stay as they are.
     inferring: bool,
     /// Hidden columns of the whole statement must stand behind all others.
@@ -440,6 +450,9 @@ impl<'w> Walk<'w> {
                 writes: false,
                 labels: Vec::new(),
                 predicates: 0,
+                windows: Vec::new(),
+                inside: HashMap::new(),
+                met: (0, 0),
                 inferring: false,
                 at_end: people == People::AtEnd,
                 frame: 0,
@@ -505,15 +518,33 @@ impl<'w> Walk<'w> {
 #[derive(Debug, Default, Clone)]
 struct Flow {
     taint: Taint,
+    /// Of these, those of the row itself: not only by way of a window function.
+    direct: Taint,
     identity: Option<Atom>,
-    packed: bool,
+    /// People of sub-queries in it.
+    loose: Loose,
 }
 
 impl Flow {
     fn add(&mut self, other: Flow) {
         self.taint.extend(other.taint);
-        self.packed |= other.packed;
+        self.direct.extend(other.direct);
+        self.loose.extend(&other.loose);
         self.identity = None;
+    }
+    fn of_column(taint: Taint, identity: Option<Atom>) -> Self {
+        Self {
+            direct: taint.clone(),
+            taint,
+            identity,
+            loose: Loose::default(),
+        }
+    }
+    fn of_query(output: &Output) -> Self {
+        Self {
+            loose: output.loose.clone(),
+            ..Self::of_column(union(&output.columns), None)
+        }
     }
     fn derived(mut self) -> Self {
         self.identity = None;
@@ -524,6 +555,8 @@ impl Flow {
 /// The grouping of a query level.
 struct Shape {
     grouped: bool,
+    /// One of several groupings: a column that is grouped by may be NULL for rows that have a value in it.
+    grouping_sets: bool,
     distinct: bool,
     plain: bool,
 }
@@ -540,18 +573,8 @@ impl Shape {
                     true
                 }
                 "FuncCall" => {
-                    let over = !n.field("over").is_null();
-                    windows |= over;
-                    let name = n.names("funcname").and_then(|mut f| f.pop()).unwrap_or_default();
-                    let user = catalog
-                        .functions
-                        .get(&name)
-                        .is_some_and(|f| f.iter().any(|f| f.kind == 'a'));
-                    let marked = n.flag("agg_star")
-                        || n.flag("agg_distinct")
-                        || n.flag("agg_within_group")
-                        || !n.list("agg_order").is_empty();
-                    aggregates |= !over && (marked || user || expression::is_aggregate(&name));
+                    windows |= !n.field("over").is_null();
+                    aggregates |= is_aggregate_call(n, catalog);
                     true
                 }
                 _ => true,
@@ -567,38 +590,83 @@ impl Shape {
         let distinct = !distinct_clause.is_empty() && distinct_clause.iter().all(Tree::is_null);
         let limited = !t.field("limit_count").is_null() || !t.field("limit_offset").is_null();
         let plain = !grouped && distinct_clause.is_empty() && !limited && !windows;
+        let grouping_sets = t.list("group_clause").iter().any(|g| g.kind() == "GroupingSet");
         Self {
             grouped,
+            grouping_sets,
             distinct,
             plain,
         }
     }
 }
 
+/// Whether a `FuncCall` is a call of an aggregate, and not over a window.
+fn is_aggregate_call(t: &Tree, catalog: &Catalog) -> bool {
+    let name = t.names("funcname").and_then(|mut f| f.pop()).unwrap_or_default();
+    let user = catalog
+        .functions
+        .get(&name)
+        .is_some_and(|f| f.iter().any(|f| f.kind == 'a'));
+    let marked =
+        t.flag("agg_star") || t.flag("agg_distinct") || t.flag("agg_within_group") || !t.list("agg_order").is_empty();
+    t.field("over").is_null() && (marked || user || expression::is_aggregate(&name))
+}
+
+/// What a select list gives besides its columns.
+#[derive(Default)]
+struct ListParts<'t> {
+    /// What its values derive from by way of the row itself.
+    direct: Taint,
+    /// People of sub-queries outside of window functions.
+    loose: Loose,
+    sublinks: Vec<SubUse<'t>>,
+    windows: Vec<WindowCall>,
+    /// Whom the level's conditions show.
+    compared: BTreeSet<(ScanId, usize)>,
+}
+
 /// A sub-query in an output expression.
 struct SubUse<'t> {
     tree: &'t Tree,
-    in_aggregate: bool,
+    place: Place,
 }
 
-fn collect_sublinks<'t>(t: &'t Tree, in_aggregate: bool, out: &mut Vec<SubUse<'t>>) {
+/// Where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Plain,
+    Aggregate,
+    Window,
+}
+
+fn collect_sublinks<'t>(t: &'t Tree, place: Place, catalog: &Catalog, out: &mut Vec<SubUse<'t>>) {
     match t.kind() {
         "SubLink" => {
             if matches!(t.int("sub_link_type"), 5 | 7) {
-                out.push(SubUse { tree: t, in_aggregate });
+                out.push(SubUse { tree: t, place });
             }
-            collect_sublinks(t.field("testexpr"), in_aggregate, out);
+            collect_sublinks(t.field("testexpr"), place, catalog, out);
         }
         "FuncCall" => {
-            let name = t.names("funcname").and_then(|mut f| f.pop()).unwrap_or_default();
-            let inside = in_aggregate || expression::is_aggregate(&name) || !t.field("over").is_null();
+            let inside = if !t.field("over").is_null() || place == Place::Window {
+                Place::Window
+            } else if is_aggregate_call(t, catalog) {
+                Place::Aggregate
+            } else {
+                place
+            };
             for child in t.children() {
-                collect_sublinks(child, inside, out);
+                collect_sublinks(child, inside, catalog, out);
+            }
+        }
+        "JsonObjectAgg" | "JsonArrayAgg" => {
+            for child in t.children() {
+                collect_sublinks(child, Place::Aggregate, catalog, out);
             }
         }
         _ => {
             for child in t.children() {
-                collect_sublinks(child, in_aggregate, out);
+                collect_sublinks(child, place, catalog, out);
             }
         }
     }
@@ -619,6 +687,14 @@ fn lift(named: &Named, key: &KeyRef, shape: &Shape, partition: Option<&str>) -> 
         column
     };
     let grouped = |distinct: &str| match key.shape {
+        // People that cannot be told are not the same one.
+        KeyShape::One if !distinct.is_empty() && (key.nullable || !key.fresh) => (
+            format!(
+                "pg_catalog.jsonb_build_array(pg_catalog.jsonb_agg(DISTINCT {one}), \
+                 pg_catalog.jsonb_agg({one}) FILTER (WHERE {one} OPERATOR(pg_catalog.=) '{UNKNOWN_KEY}'::pg_catalog.text))"
+            ),
+            KeyShape::List,
+        ),
         KeyShape::One => (format!("pg_catalog.jsonb_agg({distinct}{one})"), KeyShape::List),
         KeyShape::List => (format!("pg_catalog.jsonb_agg({one}::pg_catalog.jsonb)"), KeyShape::List),
         KeyShape::Count => (format!("pg_catalog.sum({one}::pg_catalog.int8)"), KeyShape::Count),
@@ -654,7 +730,7 @@ fn plain_named(alias: &str, columns: Vec<OutColumn>) -> Named {
         threads: Vec::new(),
         carries: false,
         hidden: Vec::new(),
-        packed: false,
+        loose: Loose::default(),
         restricted: false,
     }
 }

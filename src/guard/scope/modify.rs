@@ -20,6 +20,13 @@ struct Assigned {
     atom: Option<Atom>,
 }
 
+/// What a column was given.
+struct Assignment {
+    name: String,
+    taint: Taint,
+    loose: Loose,
+}
+
 /// The relation that is modified.
 struct Target {
     named: Named,
@@ -44,15 +51,13 @@ impl Walk<'_> {
     }
 
     fn update(&mut self, t: &Tree, env: Env<'_>, carry: Carry) -> Result<Output, Stop> {
-        let before = self.scans.len();
-        let target = self.target(t.field("relation"))?;
+        let mut target = self.target(t.field("relation"))?;
         let mut level = level_of(&target);
         for item in t.list("from_clause") {
             let made = self.entry(item, env, &level, false, false)?;
             level.items.push(made);
         }
-        let after = self.scans.len();
-        self.assignments(t.list("target_list"), &target, &level, env)?;
+        let given = self.assignments(t.list("target_list"), &target, &level, env, None)?;
         let condition = t.field("where_clause");
         self.expression(condition, &level, env)?;
         let set = self.find_token(target.index, &[Token::Set]);
@@ -63,18 +68,17 @@ impl Walk<'_> {
             ConditionOf::Modification(target.location),
             &[Token::Where, Token::Returning],
         )?;
-        self.returning(t, &target, level, (before, after), env, carry)
+        hand_on(&mut target, &mut level, &given);
+        self.returning(t, &target, level, env, carry)
     }
 
     fn delete(&mut self, t: &Tree, env: Env<'_>, carry: Carry) -> Result<Output, Stop> {
-        let before = self.scans.len();
         let target = self.target(t.field("relation"))?;
         let mut level = level_of(&target);
         for item in t.list("using_clause") {
             let made = self.entry(item, env, &level, false, false)?;
             level.items.push(made);
         }
-        let after = self.scans.len();
         let condition = t.field("where_clause");
         self.expression(condition, &level, env)?;
         self.where_filter(
@@ -84,7 +88,7 @@ impl Walk<'_> {
             ConditionOf::Modification(target.location),
             &[Token::Where, Token::Returning],
         )?;
-        self.returning(t, &target, level, (before, after), env, carry)
+        self.returning(t, &target, level, env, carry)
     }
 
     fn where_filter(
@@ -110,7 +114,6 @@ impl Walk<'_> {
     }
 
     fn insert(&mut self, t: &Tree, env: Env<'_>, carry: Carry) -> Result<Output, Stop> {
-        let before = self.scans.len();
         let mut target = self.target(t.field("relation"))?;
         let columns: Vec<Assigned> = if t.list("cols").is_empty() {
             target.columns.clone()
@@ -124,6 +127,7 @@ impl Walk<'_> {
         };
         let source = t.field("select_stmt");
         let mut flows: Vec<Taint> = Vec::new();
+        let mut loose = Loose::default();
         if !source.is_null() {
             let output = self.select(source, env, Carry::No, false)?;
             let regular = output.columns.iter().all(|c| c.name.is_some());
@@ -143,9 +147,15 @@ impl Walk<'_> {
                     all.clone()
                 };
                 self.may_insert(column)?;
-                self.launder(column, &taint)?;
+                let kept = |atom: Atom| {
+                    regular
+                        && given.is_some_and(|g| g.identity == Some(atom))
+                        && self.keeps_person(column, atom, &target, &columns, &output)
+                };
+                self.launder(column, &taint, &kept)?;
                 flows.push(taint);
             }
+            loose = output.loose;
         }
         // What was inserted may come back: by RETURNING, and as `excluded`.
         let mut excluded = target.named.columns.clone();
@@ -156,18 +166,71 @@ impl Walk<'_> {
             column.taint = place.and_then(|p| flows.get(p)).cloned().unwrap_or_default();
             column.identity = None;
         }
-        if target.scan.is_none() {
-            for (column, more) in target.named.columns.iter_mut().zip(&excluded) {
-                column.taint.extend(more.taint.iter().copied());
-            }
+        let mut given: Vec<Assignment> = excluded
+            .iter()
+            .filter_map(|c| {
+                Some(Assignment {
+                    name: c.name.clone()?,
+                    taint: c.taint.clone(),
+                    loose: Loose::default(),
+                })
+            })
+            .collect();
+        if let Some(first) = given.first_mut() {
+            // Those of the whole row.
+            first.loose = loose.clone();
         }
-        let after = self.scans.len();
-        let level = level_of(&target);
+        let mut level = level_of(&target);
         let conflict = t.field("on_conflict_clause");
-        if !conflict.is_null() {
-            self.conflict(conflict, &target, &level, excluded, env)?;
-        }
-        self.returning(t, &target, level, (before, after), env, carry)
+        let assigned = if conflict.is_null() {
+            Vec::new()
+        } else {
+            self.conflict(conflict, &target, &level, (excluded, &loose), env)?
+        };
+        hand_on_values(&mut target, &mut level, &given);
+        hand_on(&mut target, &mut level, &assigned);
+        self.returning(t, &target, level, env, carry)
+    }
+
+    /// Whether a value of another row is stored with that row's person: then it counts as that person's as before.
+    fn keeps_person(
+        &self,
+        column: &Assigned,
+        atom: Atom,
+        target: &Target,
+        columns: &[Assigned],
+        source: &Output,
+    ) -> bool {
+        let key = self.key_of(atom);
+        let from = self.scans.get(key.0).and_then(|s| {
+            let person = s.protected.keys.get(key.1)?;
+            let name = person.column.as_ref()?;
+            let column = s.protected.columns.iter().find(|c| c.column.name == *name)?;
+            Some((Arc::clone(&person.space), column.column.attnum))
+        });
+        let to = self.person_of(column, target);
+        let (Some((space, attnum)), Some((name, own_space))) = (from, to) else {
+            return false;
+        };
+        let named = Atom {
+            scan: atom.scan,
+            attnum,
+        };
+        let place = columns.iter().position(|c| c.name == name);
+        let same_row = source.loose.get(key) == Some(Many::AtMost(1));
+        space == own_space
+            && same_row
+            && place
+                .and_then(|p| source.columns.get(p))
+                .is_some_and(|c| c.identity == Some(named))
+    }
+
+    /// Name and space of the column of the target that names the person of another of its columns.
+    fn person_of(&self, column: &Assigned, target: &Target) -> Option<(String, Arc<str>)> {
+        let scan = self.scans.get(target.scan?)?;
+        let key = scan.protected.column(column.atom?.attnum)?.key;
+        let person = scan.protected.keys.get(key)?;
+        Some((person.column.clone()?, Arc::clone(&person.space)))
     }
 
     fn conflict(
@@ -175,9 +238,9 @@ impl Walk<'_> {
         conflict: &Tree,
         target: &Target,
         level: &Level,
-        excluded: Vec<OutColumn>,
+        (excluded, people): (Vec<OutColumn>, &Loose),
         env: Env<'_>,
-    ) -> Result<(), Stop> {
+    ) -> Result<Vec<Assignment>, Stop> {
         // Which unique index is meant: names and expressions to find it by, evaluated on no row.
         let infer = conflict.field("infer");
         self.inferring = true;
@@ -190,15 +253,22 @@ impl Walk<'_> {
         inferred?;
         // 2: ONCONFLICT_NOTHING
         if conflict.list("target_list").is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut both = level.clone();
-        let named = plain_named("excluded", excluded);
+        let inserted = union(&excluded);
+        let mut named = plain_named("excluded", excluded);
+        named.loose = people.clone();
         both.items.push(Item {
             star: Vec::new(),
             named: vec![named],
         });
-        self.assignments(conflict.list("target_list"), target, &both, env)?;
+        let by: Vec<String> = infer
+            .list("index_elems")
+            .iter()
+            .map(|element| element.text("name").to_owned())
+            .collect();
+        let given = self.assignments(conflict.list("target_list"), target, &both, env, Some((&inserted, &by)))?;
         let condition = conflict.field("where_clause");
         self.expression(condition, &both, env)?;
         let start = conflict
@@ -212,17 +282,16 @@ impl Walk<'_> {
             set,
             ConditionOf::Conflict(target.location),
             &[Token::Where, Token::Returning],
-        )
+        )?;
+        Ok(given)
     }
 
     fn merge(&mut self, t: &Tree, env: Env<'_>, carry: Carry) -> Result<Output, Stop> {
-        let before = self.scans.len();
-        let target = self.target(t.field("relation"))?;
+        let mut target = self.target(t.field("relation"))?;
         let mut level = level_of(&target);
         let source = self.entry(t.field("source_relation"), env, &level, false, false)?;
         // RETURNING * gives the source's columns first.
         level.items.insert(0, source);
-        let after = self.scans.len();
         let condition = t.field("join_condition");
         self.expression(condition, &level, env)?;
         if let Some(scan) = target.scan {
@@ -244,6 +313,7 @@ impl Walk<'_> {
             .scan
             .and_then(|s| self.scans.get(s))
             .is_some_and(|s| s.filter.is_some());
+        let (mut inserted, mut assigned) = (Vec::new(), Vec::new());
         for clause in t.list("merge_when_clauses") {
             // 2: WHEN NOT MATCHED BY SOURCE, which hidden rows would be.
             if clause.int("match_kind") == 2 && filtered {
@@ -266,15 +336,23 @@ impl Walk<'_> {
             self.expression(clause.field("condition"), level, env)?;
             // CmdType 4: INSERT; 3: UPDATE. DELETE and DO NOTHING assign nothing.
             if clause.int("command_type") == INSERT {
-                self.merge_insert(clause, &target, level, env)?;
+                inserted.extend(self.merge_insert(clause, &target, level, env)?);
             } else {
-                self.assignments(clause.list("target_list"), &target, level, env)?;
+                assigned.extend(self.assignments(clause.list("target_list"), &target, level, env, None)?);
             }
         }
-        self.returning(t, &target, level, (before, after), env, carry)
+        hand_on_values(&mut target, &mut level, &inserted);
+        hand_on(&mut target, &mut level, &assigned);
+        self.returning(t, &target, level, env, carry)
     }
 
-    fn merge_insert(&mut self, clause: &Tree, target: &Target, level: &Level, env: Env<'_>) -> Result<(), Stop> {
+    fn merge_insert(
+        &mut self,
+        clause: &Tree,
+        target: &Target,
+        level: &Level,
+        env: Env<'_>,
+    ) -> Result<Vec<Assignment>, Stop> {
         let listed: Vec<Assigned> = if clause.list("target_list").is_empty() {
             target.columns.clone()
         } else {
@@ -285,15 +363,21 @@ impl Walk<'_> {
             }
             listed
         };
+        let mut given = Vec::new();
         for (index, value) in clause.list("values").iter().enumerate() {
             let flow = self.flow(value, level, env)?;
             let Some(column) = listed.get(index) else { continue };
             if value.kind() != "SetToDefault" {
                 self.may_insert(column)?;
             }
-            self.launder(column, &flow.taint)?;
+            self.launder(column, &flow.taint, &|_| false)?;
+            given.push(Assignment {
+                name: column.name.clone(),
+                taint: flow.taint,
+                loose: flow.loose,
+            });
         }
-        Ok(())
+        Ok(given)
     }
 
     /// Subscripts of an assigned column hold expressions.
@@ -376,21 +460,19 @@ impl Walk<'_> {
                 atom: Some(atom),
             });
         }
-        let keys = protected
-            .keys
-            .iter()
-            .enumerate()
-            .filter_map(|(index, key)| {
-                Some(KeyRef {
+        let (mut keys, mut loose) = (Vec::new(), Loose::default());
+        for (index, key) in protected.keys.iter().enumerate() {
+            match &key.column {
+                Some(column) => keys.push(KeyRef {
                     key: (id, index),
-                    column: key.column.clone()?,
+                    column: column.clone(),
                     shape: KeyShape::One,
                     fresh: true,
                     nullable: !key.not_null,
-                })
-            })
-            .collect();
-        let packed = protected.keys.iter().any(|k| k.many && k.column.is_none());
+                }),
+                None => loose.add((id, index), key.most),
+            }
+        }
         self.scans.push(Scan {
             treatments: treated.treatments,
             replaced: false,
@@ -419,7 +501,7 @@ impl Walk<'_> {
             threads: vec![thread],
             carries: false,
             hidden: Vec::new(),
-            packed,
+            loose,
             restricted: false,
         };
         Ok(Target {
@@ -447,16 +529,24 @@ impl Walk<'_> {
         })
     }
 
-    /// `SET` lists.
-    fn assignments(&mut self, list: &[Tree], target: &Target, level: &Level, env: Env<'_>) -> Result<(), Stop> {
-        let mut several: Option<(Flow, Vec<Taint>)> = None;
+    /// `SET` lists. `conflict`: what was to be inserted derives from this, and met a row with the same values in these columns.
+    fn assignments(
+        &mut self,
+        list: &[Tree],
+        target: &Target,
+        level: &Level,
+        env: Env<'_>,
+        conflict: Option<(&Taint, &[String])>,
+    ) -> Result<Vec<Assignment>, Stop> {
+        let mut several: Option<(Flow, Vec<Flow>)> = None;
+        let mut given = Vec::new();
         for element in list {
             let column = self.assigned(target, element.text("name"))?;
             for part in element.list("indirection") {
                 self.expression(part, level, env)?;
             }
             let value = element.field("val");
-            let taint = match value.kind() {
+            let flow = match value.kind() {
                 // `(a, b) = source`: every element holds the source; its places are read once.
                 "MultiAssignRef" => {
                     let number = usize::try_from(value.int("colno")).unwrap_or(0);
@@ -465,26 +555,69 @@ impl Walk<'_> {
                     }
                     let (all, each) = several.as_ref().ok_or_else(|| unknown_node("MultiAssignRef"))?;
                     match number.checked_sub(1).and_then(|n| each.get(n)) {
-                        Some(taint) => taint.clone(),
-                        None => all.taint.clone(),
+                        Some(flow) => flow.clone(),
+                        None => all.clone(),
                     }
                 }
-                _ => self.flow(value, level, env)?.taint,
+                _ => self.flow(value, level, env)?,
             };
             self.may_assign(&column, element, target)?;
-            self.launder(&column, &taint)?;
+            let kept = |atom: Atom| {
+                let person = self.person_of(&column, target);
+                let same_person = |(_, by): (&Taint, &[String])| person.is_some_and(|(name, _)| by.contains(&name));
+                // The row's own value; or that of the row that was to be inserted for the same person, who was judged then.
+                target.scan == Some(atom.scan)
+                    || flow.loose.is_empty() && conflict.is_some_and(|c| c.0.contains(&atom) && same_person(c))
+            };
+            self.launder(&column, &flow.taint, &kept)?;
+            let itself = flow.identity.is_some() && flow.identity == column.atom;
+            if !itself {
+                self.may_rekey(&column, target)?;
+                given.push(Assignment {
+                    name: column.name.clone(),
+                    taint: flow.taint,
+                    loose: flow.loose,
+                });
+            }
+        }
+        Ok(given)
+    }
+
+    /// Clear values count as their person's: who sees them may not make them somebody else's without `derive`.
+    fn may_rekey(&self, column: &Assigned, target: &Target) -> Result<(), Stop> {
+        let Some(scan) = target.scan.and_then(|s| self.scans.get(s)) else {
+            return Ok(());
+        };
+        for (value, treatment) in scan.protected.columns.iter().zip(&scan.treatments) {
+            let named = scan.protected.keys.get(value.key).and_then(|k| k.column.as_ref());
+            let Some(treatment) = treatment else { continue };
+            if named == Some(&column.name)
+                && treatment.kind == Kind::Clear
+                && !treatment.counts.is_empty()
+                && !treatment.derive
+            {
+                return Err(Refusal::denied(
+                    "person-changed",
+                    format!(
+                        "permission denied to assign column \"{}\", which tells whose \"{}\" a row holds: you see that clear, and it would count as another person's",
+                        column.name, value.column.name
+                    ),
+                    "leave the column out of SET, or ask the owners of the policy for `derive`",
+                )
+                .into());
+            }
         }
         Ok(())
     }
 
     /// What each value of a source of several columns derives from: all of it, and by place where the places are plain.
-    fn several(&mut self, source: &Tree, level: &Level, env: Env<'_>) -> Result<(Flow, Vec<Taint>), Stop> {
+    fn several(&mut self, source: &Tree, level: &Level, env: Env<'_>) -> Result<(Flow, Vec<Flow>), Stop> {
         if source.kind() == "RowExpr" {
             let mut all = Flow::default();
             let mut each = Vec::new();
             for value in source.list("args") {
                 let flow = self.flow(value, level, env)?;
-                each.push(flow.taint.clone());
+                each.push(flow.clone());
                 all.add(flow);
             }
             return Ok((all, each));
@@ -560,13 +693,13 @@ impl Walk<'_> {
         .into())
     }
 
-    /// Clear protected values may go to columns of their own class only.
-    fn launder(&self, column: &Assigned, taint: &Taint) -> Result<(), Stop> {
+    /// Clear protected values may go to columns of their own class only, and only where they are `kept` with their person.
+    fn launder(&self, column: &Assigned, taint: &Taint, kept: &dyn Fn(Atom) -> bool) -> Result<(), Stop> {
         for atom in taint {
             let Some(treatment) = self.treatment(*atom) else {
                 continue;
             };
-            let same = column.class.as_ref() == Some(&treatment.class);
+            let same = column.class.as_ref() == Some(&treatment.class) && (treatment.counts.is_empty() || kept(*atom));
             if treatment.kind == Kind::Clear && !same && !treatment.derive {
                 return Err(self.laundering(*atom, &format!("column \"{}\"", column.name)).into());
             }
@@ -599,7 +732,6 @@ impl Walk<'_> {
         t: &Tree,
         target: &Target,
         mut level: Level,
-        own: (usize, usize),
         env: Env<'_>,
         carry: Carry,
     ) -> Result<Output, Stop> {
@@ -626,15 +758,55 @@ impl Walk<'_> {
         }
         let shape = Shape {
             grouped: false,
+            grouping_sets: false,
             distinct: false,
             plain: false,
         };
-        self.outputs(clause, &level, &shape, own, env, carry, &[])
+        self.outputs(clause, &level, &shape, env, carry, &[])
     }
 }
 
 /// `CmdType` of PostgreSQL as `pg_query` numbers it.
 const INSERT: i64 = 4;
+
+/// The target's columns hold, from now on, what they were given: RETURNING shows that. Where the person's column was assigned, it names
+/// another person than the row's other values are about.
+fn hand_on(target: &mut Target, level: &mut Level, given: &[Assignment]) {
+    let named = &mut target.named;
+    for (key, column) in named
+        .keys
+        .iter()
+        .map(|k| (k.key, k.column.clone()))
+        .filter(|(_, column)| given.iter().any(|g| g.name == *column))
+        .collect::<Vec<_>>()
+    {
+        named.keys.retain(|k| k.key != key || k.column != column);
+        named.loose.add(key, Many::AtMost(1));
+    }
+    hand_on_values(target, level, given);
+}
+
+/// As `hand_on`, for new rows: their person's column names whom the row is about.
+fn hand_on_values(target: &mut Target, level: &mut Level, given: &[Assignment]) {
+    let named = &mut target.named;
+    for one in given {
+        for column in named.columns.iter_mut().filter(|c| c.name.as_ref() == Some(&one.name)) {
+            column.taint.extend(one.taint.iter().copied());
+        }
+        named.loose.extend(&one.loose);
+    }
+    for item in &mut level.items {
+        let own = item
+            .named
+            .iter_mut()
+            .find(|n| n.alias == target.named.alias && n.scan == target.named.scan);
+        if let Some(own) = own {
+            own.clone_from(&target.named);
+            item.star.clone_from(&target.named.columns);
+            return;
+        }
+    }
+}
 
 fn level_of(target: &Target) -> Level {
     Level {

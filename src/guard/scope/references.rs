@@ -60,18 +60,27 @@ impl Walk<'_> {
                     Carry::No,
                     false,
                 )?;
+                if self.look.metered() && self.predicates == 0 && !output.loose.is_empty() {
+                    return Err(unmeterable().into());
+                }
                 Ok(Flow {
-                    taint: union(&output.columns),
-                    identity: None,
-                    packed: true,
+                    loose: output.loose.packed(),
+                    ..Flow::of_query(&output)
                 })
             }
             "FuncCall" => {
                 let name = t.names("funcname").ok_or_else(|| unknown_node("function name"))?;
                 self.look.function(&name, t)?;
+                let met = self.met;
                 let mut flow = Flow::default();
-                for arg in t.list("args") {
-                    flow.add(self.flow_any(arg, level, env)?);
+                // `lag`'s and `lead`'s default comes from the row itself.
+                let mut own_row = Taint::new();
+                for (index, arg) in t.list("args").iter().enumerate() {
+                    let given = self.flow_any(arg, level, env)?;
+                    if index > 0 || arg.kind() == "NamedArgExpr" {
+                        own_row.extend(given.direct.iter().copied());
+                    }
+                    flow.add(given);
                 }
                 let ordered = self.flow_any(t.field("agg_order"), level, env)?;
                 if t.flag("agg_within_group") {
@@ -81,13 +90,30 @@ impl Walk<'_> {
                 if self.look.keeps(Given::Function(&name)) {
                     self.kept(&flow, &format!("function \"{}\"", name.join(".")))?;
                 }
+                let outer = self.met.0 == met.0 && self.met.1 > met.1;
                 for field in ["agg_filter", "over"] {
                     self.expression(t.field(field), level, env)?;
                 }
                 if name.last().is_some_and(|n| only_counts(n)) {
-                    flow = Flow::default();
+                    return Ok(Flow::default());
                 }
-                Ok(flow.derived())
+                let mut flow = flow.derived();
+                if !t.field("over").is_null() {
+                    let own = name
+                        .last()
+                        .is_some_and(|n| self.look.catalog().functions.contains_key(n));
+                    self.windows
+                        .push(WindowCall::of(t, &name, own, flow.taint.clone(), flow.loose.clone()));
+                    flow.direct = match name.last().map(String::as_str) {
+                        Some("lag" | "lead") => own_row,
+                        _ => Taint::new(),
+                    };
+                    flow.loose = Loose::default();
+                } else if outer && is_aggregate_call(t, self.look.catalog()) && self.shows(&flow.taint) {
+                    // An aggregate of columns of a level around it belongs to that level, and groups it.
+                    return Err(unmeterable().into());
+                }
+                Ok(flow)
             }
             "AExpr" => {
                 let compares = is_comparison(t);
@@ -108,6 +134,14 @@ impl Walk<'_> {
                     && self.look.keeps(Given::Type(name))
                 {
                     self.kept(&flow, &format!("the checks of type \"{name}\""))?;
+                }
+                Ok(flow)
+            }
+            "JsonArrayAgg" | "JsonObjectAgg" => {
+                let met = self.met;
+                let flow = self.children(t, level, env)?;
+                if self.met.0 == met.0 && self.met.1 > met.1 && self.shows(&flow.taint) {
+                    return Err(unmeterable().into());
                 }
                 Ok(flow)
             }
@@ -166,18 +200,29 @@ impl Walk<'_> {
         Ok(match t.int("sub_link_type") {
             1 => Flow::default(),
             2..=4 => test.derived(),
-            5 | 6 => Flow {
-                taint: union(&output.columns),
-                identity: None,
-                packed: output.packed,
-            },
-            7 => Flow {
-                taint: union(&output.columns),
-                identity: None,
-                packed: true,
-            },
+            5 | 6 => self.inside_of(t, Flow::of_query(&output)),
+            7 => {
+                let flow = Flow {
+                    loose: output.loose.packed(),
+                    ..Flow::of_query(&output)
+                };
+                self.inside_of(t, flow)
+            }
             _ => return Err(unknown_node("sub-query kind").into()),
         })
+    }
+
+    /// Keeps the people of a sub-query for the select list that it stands in.
+    fn inside_of(&mut self, t: &Tree, flow: Flow) -> Flow {
+        if let Some(at) = t.location() {
+            self.inside.insert((self.frame, at), flow.loose.clone());
+        }
+        flow
+    }
+
+    /// Whether values of these columns count.
+    pub(super) fn shows(&self, taint: &Taint) -> bool {
+        self.look.metered() && taint.iter().any(|a| !self.counts(*a).is_empty())
     }
 
     /// Refuses where one of these columns is denied.
@@ -256,13 +301,11 @@ impl Walk<'_> {
                     None
                 };
                 self.of_target(t, &hits, None, levels, depth)?;
-                return Ok(Flow {
-                    taint,
-                    identity,
-                    packed: false,
-                });
+                self.meet(depth);
+                return Ok(Flow::of_column(taint, identity));
             }
             if let Some(named) = level.named().find(|n| n.alias == name) {
+                self.meet(depth);
                 self.row_of_target(t, named, levels, depth, true)?;
                 return self.whole_row(named);
             }
@@ -289,11 +332,7 @@ impl Walk<'_> {
         for level in levels {
             guess.extend(level.star().flat_map(|c| c.taint.iter().copied()));
         }
-        Ok(Flow {
-            taint: guess,
-            identity: None,
-            packed: false,
-        })
+        Ok(Flow::of_column(guess, None))
     }
 
     pub(super) fn qualified(
@@ -311,6 +350,7 @@ impl Walk<'_> {
             else {
                 continue;
             };
+            self.meet(depth);
             if column == "*" {
                 self.row_of_target(t, named, levels, depth, false)?;
                 return self.whole_row(named);
@@ -329,11 +369,7 @@ impl Walk<'_> {
                     None
                 };
                 self.of_target(t, &hits, Some(alias), levels, depth)?;
-                return Ok(Flow {
-                    taint,
-                    identity,
-                    packed: false,
-                });
+                return Ok(Flow::of_column(taint, identity));
             }
             if expression::is_system_column(column) {
                 if let Some(scan) = named.scan {
@@ -350,11 +386,15 @@ impl Walk<'_> {
         for level in levels {
             taint.extend(level.star().flat_map(|c| c.taint.iter().copied()));
         }
-        Ok(Flow {
-            taint,
-            identity: None,
-            packed: false,
-        })
+        Ok(Flow::of_column(taint, None))
+    }
+
+    fn meet(&mut self, depth: usize) {
+        if depth == 0 {
+            self.met.0 += 1;
+        } else {
+            self.met.1 += 1;
+        }
     }
 
     pub(super) fn system(&mut self, scan: ScanId, name: &str) {
@@ -375,11 +415,7 @@ impl Walk<'_> {
         {
             return Err(unsupported("system-column-with-row", "a system column beside a whole-row reference").into());
         }
-        Ok(Flow {
-            taint,
-            identity: None,
-            packed: named.packed,
-        })
+        Ok(Flow::of_column(taint, None))
     }
 
     /// `schema.table.column` must lose its schema where the table becomes a sub-select.
@@ -434,14 +470,15 @@ impl Walk<'_> {
         qualifier: &[String],
         level: &Level,
         env: Env<'_>,
-    ) -> Result<Vec<OutColumn>, Stop> {
+    ) -> Result<(Vec<OutColumn>, Loose), Stop> {
         if value.kind() == "AIndirection" {
             let flow = self.flow_any(value.field("arg"), level, env)?;
-            return Ok(vec![OutColumn {
+            let column = OutColumn {
                 name: None,
                 taint: flow.taint,
                 identity: None,
-            }]);
+            };
+            return Ok((vec![column], flow.loose));
         }
         let columns: Vec<OutColumn> = match qualifier {
             [] => level.star().cloned().collect(),
@@ -470,7 +507,7 @@ impl Walk<'_> {
             }
         };
         self.touch(&union(&columns))?;
-        Ok(columns)
+        Ok((columns, Loose::default()))
     }
 }
 

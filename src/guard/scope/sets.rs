@@ -14,10 +14,12 @@ impl Walk<'_> {
             let left = self.select(t.field("larg"), env, Carry::No, false)?;
             let right = self.select(t.field("rarg"), env, Carry::No, false)?;
             let columns = side_by_side(left.columns, &right.columns);
+            let mut loose = left.loose;
+            loose.extend(&right.loose);
             Output {
                 columns,
                 hidden: Vec::new(),
-                packed: left.packed || right.packed,
+                loose,
                 compared: Vec::new(),
                 restricted: left.restricted || right.restricted,
                 plain: false,
@@ -99,7 +101,8 @@ impl Walk<'_> {
             }
             self.inserts.extend(rebuilt);
         }
-        let packed = outputs.iter().any(|(o, _)| o.packed);
+        let mut loose = Loose::default();
+        outputs.iter().for_each(|(o, _)| loose.extend(&o.loose));
         let restricted = outputs.iter().any(|(o, _)| o.restricted);
         let mut parts = outputs.into_iter().map(|(o, _)| o.columns);
         let mut columns = parts.next().unwrap_or_default();
@@ -109,7 +112,7 @@ impl Walk<'_> {
         Ok(Output {
             columns,
             hidden,
-            packed,
+            loose,
             compared: Vec::new(),
             restricted,
             plain: false,
@@ -119,11 +122,11 @@ impl Walk<'_> {
 
     pub(super) fn values(&mut self, t: &Tree, env: Env<'_>) -> Result<Output, Stop> {
         let mut columns: Vec<OutColumn> = Vec::new();
-        let mut packed = false;
+        let mut loose = Loose::default();
         for row in t.list("values_lists") {
             for (i, value) in row.list("items").iter().enumerate() {
                 let flow = self.flow(value, &Level::default(), env)?;
-                packed |= flow.packed;
+                loose.extend(&flow.loose);
                 match columns.get_mut(i) {
                     Some(column) => column.taint.extend(flow.taint),
                     None => columns.push(OutColumn {
@@ -143,7 +146,7 @@ impl Walk<'_> {
         Ok(Output {
             columns,
             hidden: Vec::new(),
-            packed,
+            loose,
             compared: Vec::new(),
             restricted: false,
             plain: false,
