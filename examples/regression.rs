@@ -2,7 +2,8 @@
 //!
 //! `regression DIRECTORY`: for each `NAME.sql` in it there is `NAME.json`, the catalog after the file was run (the answer to
 //! `catalog::introspect::QUERY`). Every table gets a person column and a classified column; every query, data modification and COPY of
-//! the file is judged as a principal for whom all of it is masked. `tools/regression` makes the files and runs this.
+//! the file is judged twice: as a principal for whom all of it is masked, and as one who sees all of it and is counted. `tools/regression`
+//! makes the files and runs this.
 #![allow(
     clippy::print_stdout,
     clippy::expect_used,
@@ -12,11 +13,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use menshen::catalog::{Catalog, RelationKind, introspect};
 use menshen::guard::{self, Ground, Request, Verdict};
+use menshen::ledger::Pack;
 use menshen::mask::TokenSettings;
 use menshen::policy::{Policy, Standing};
 use menshen::principal::{Declared, Principal};
@@ -29,6 +31,12 @@ fn main() {
         .filter(|p| p.extension().is_some_and(|e| e == "sql"))
         .collect();
     files.sort();
+    for (login, what) in [("analyst", "masked"), ("counted", "clear and counted")] {
+        judge_all(&files, login, what);
+    }
+}
+
+fn judge_all(files: &[PathBuf], login: &str, what: &str) {
     let mut counts: BTreeMap<String, (usize, String)> = BTreeMap::new();
     let mut total = 0;
     for file in files {
@@ -40,27 +48,38 @@ fn main() {
             continue;
         };
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        total += one_file(&file, &text, catalog, &mut counts);
+        total += one_file(file, &text, catalog, login, &mut counts);
     }
-    println!("{total} statements on protected relations");
+    let unsupported = counts.iter().filter(|(outcome, _)| outcome.starts_with(NOT_SUPPORTED));
+    let unsupported: usize = unsupported.map(|(_, (count, _))| count).sum();
+    println!("== {what}: {total} statements on protected relations, {unsupported} not supported");
     for (outcome, (count, example)) in &counts {
         let example: String = example.replace('\n', " ").chars().take(200).collect();
         println!("{count:6}  {outcome:45}  {example}");
     }
 }
 
-fn one_file(file: &Path, text: &str, catalog: Catalog, counts: &mut BTreeMap<String, (usize, String)>) -> usize {
+const NOT_SUPPORTED: &str = "NOT SUPPORTED";
+
+fn one_file(
+    file: &Path,
+    text: &str,
+    catalog: Catalog,
+    login: &str,
+    counts: &mut BTreeMap<String, (usize, String)>,
+) -> usize {
     let policy = policy_for(&catalog);
     let path = std::env::temp_dir().join("menshen-regression-policy.toml");
     std::fs::write(&path, policy).expect("policy file");
     let (policy, _) = Policy::load(&path, 1).unwrap_or_else(|p| panic!("{}: {p:?}", file.display()));
     let principal = Principal {
-        login: "analyst".into(),
+        login: login.into(),
         groups: Default::default(),
         address: None,
     };
     let standing: Standing = policy.standing(&principal, &Declared::default(), jiff::Timestamp::now());
-    let ground = Ground::new(Arc::new(policy), Arc::new(catalog), None, None);
+    let pack = Pack::find("cn-criminal-253-1", &path).expect("the pack is built in");
+    let ground = Ground::new(Arc::new(policy), Arc::new(catalog), Some(Arc::new(pack)), None);
     let token = TokenSettings {
         inner: "menshen.ki".into(),
         outer: "menshen.ko".into(),
@@ -69,10 +88,10 @@ fn one_file(file: &Path, text: &str, catalog: Catalog, counts: &mut BTreeMap<Str
     for statement in pg_query::split_with_scanner(text).unwrap_or_default() {
         let request = Request {
             text: statement,
-            login: "analyst",
+            login,
             standing: &standing,
             search_path: &["pg_catalog".into(), "public".into()],
-            current_user: "analyst",
+            current_user: login,
             token: &token,
             cursor: &|_| None,
             prepared: &|_| None,
@@ -101,7 +120,7 @@ fn one_file(file: &Path, text: &str, catalog: Catalog, counts: &mut BTreeMap<Str
                 match refusal.sqlstate {
                     "42P01" | "42703" | "42883" | "42601" => continue,
                     "42501" | "42809" => format!("denied: {}", refusal.rule),
-                    _ => format!("NOT SUPPORTED: {}", refusal.rule),
+                    _ => format!("{NOT_SUPPORTED}: {}", refusal.rule),
                 }
             }
         };
@@ -129,7 +148,9 @@ fn example_of(asked: &str, outcome: &str) -> bool {
 
 fn policy_for(catalog: &Catalog) -> String {
     let mut text =
-        "version = 1\n[classes.secret]\nmask = \"null\"\n[roles.analyst]\nlogins = [\"analyst\"]\n".to_owned();
+        "version = 1\nthresholds = \"cn-criminal-253-1\"\n[classes.secret]\ncategory = \"general\"\nmask = \"null\"\n\
+         [roles.analyst]\nlogins = [\"analyst\"]\n[roles.counted]\nlogins = [\"counted\"]\n"
+            .to_owned();
     let mut relations: Vec<_> = catalog.relations.values().collect();
     relations.sort_by_key(|r| r.oid);
     for relation in relations {
@@ -152,5 +173,6 @@ fn policy_for(catalog: &Catalog) -> String {
             relation.name.schema, relation.name.name
         );
     }
+    text.push_str("[[grants]]\nrole = \"counted\"\nclear = [\"*\"]\n");
     text
 }
