@@ -226,4 +226,64 @@ mod tests {
             assert_eq!(parse(text).unwrap().statements.len(), 0, "{text:?}");
         }
     }
+
+    fn rule(text: &str) -> &'static str {
+        parse(text).err().map_or("", |refusal| refusal.rule)
+    }
+
+    #[test]
+    fn limits_hold_to_the_byte_the_token_and_the_statement() {
+        let bytes = |n: usize| format!("SELECT '{}'", "x".repeat(n - 9));
+        assert_eq!(bytes(100).len(), 100);
+        assert_eq!(rule(&bytes(256 * 1024)), "");
+        assert_eq!(rule(&bytes(256 * 1024 + 1)), "statement-bytes");
+        // `SELECT 1,1` has four tokens.
+        let tokens = |n: usize| format!("SELECT {}", vec!["1"; n / 2].join(","));
+        assert_eq!(rule(&tokens(TOKENS_MAX)), "");
+        assert_eq!(rule(&format!("{};", tokens(TOKENS_MAX))), "statement-tokens");
+        assert_eq!(rule(&";".repeat(STATEMENTS_MAX)), "");
+        assert_eq!(rule(&";".repeat(STATEMENTS_MAX + 1)), "statement-count");
+        assert_eq!(rule("SELECT '\0'"), "syntax");
+    }
+
+    #[test]
+    fn deep_texts_are_read_or_refused_and_end_no_thread() {
+        // With the stack that the server's threads have.
+        let deep = || {
+            let sum = |n: usize| format!("SELECT {}", vec!["1"; n].join("+"));
+            assert_eq!(rule(&sum(500)), "");
+            let refusal = parse(&sum(3_000)).err().unwrap();
+            assert_eq!((refusal.rule, refusal.sqlstate), ("statement-depth", "54001"));
+            // As many tokens as are read on the caller's own thread, as deep as they can be.
+            assert_eq!(rule(&format!("SELECT {}1", "NOT ".repeat(398))), "");
+        };
+        let thread = std::thread::Builder::new().stack_size(64 * 1024 * 1024);
+        thread.spawn(deep).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn tokens_are_found_by_their_first_byte_and_comments_are_none() {
+        let parsed = parse("SELECT /* a */ 1 -- b").unwrap();
+        assert_eq!(parsed.tokens.len(), 2);
+        assert_eq!(
+            (parsed.token_at(0), parsed.token_at(15), parsed.token_at(7)),
+            (Some(0), Some(1), None)
+        );
+        let token = parsed.token(1).unwrap();
+        assert_eq!((token.kind, token.start, token.end), (Token::Iconst, 15, 16));
+        assert_eq!(parsed.slice(15, 16), "1");
+        assert_eq!(parsed.token(2), None);
+    }
+
+    #[test]
+    fn errors_are_in_the_parsers_own_words() {
+        for (text, words) in [
+            ("SELEC 1", "syntax error at or near \"SELEC\""),
+            ("SELECT 'x", "unterminated quoted string at or near \"'x\""),
+        ] {
+            let refusal = parse(text).err().unwrap();
+            assert_eq!((refusal.rule, refusal.message.as_str()), ("syntax", words));
+        }
+        assert_eq!(quote("a\"b"), "\"a\"\"b\"");
+    }
 }

@@ -271,3 +271,51 @@ fn abstentions_are_counted_by_cause() {
         assert!(count() > before, "{cause:?}");
     }
 }
+
+#[test]
+fn names_are_cut_as_postgresql_cuts_them() {
+    let long = "n".repeat(70);
+    // 62 bytes and a character of three: cut before it.
+    let wide = format!("{}客户", "n".repeat(62));
+    assert_eq!(truncated(&long).len(), 63);
+    assert_eq!(truncated(&wide).len(), 62);
+    assert_eq!(truncated("n"), "n");
+    for name in [&long, &wide, &"n".repeat(63)] {
+        let sql = format!("SELECT {name}.{name}, {name}({name}) FROM {name}.{name} AS {name}, {name}");
+        assert_eq!(testimony(&sql), Testimony::Agrees, "{sql}");
+    }
+}
+
+#[test]
+fn what_the_witness_reads_has_the_bounds_it_says() {
+    let text = |bytes: usize| format!("SELECT '{}'", "x".repeat(bytes - 9));
+    assert_eq!(testimony(&text(64 * 1024)), Testimony::Agrees);
+    assert_eq!(testimony(&text(64 * 1024 + 1)), Testimony::Abstains(Cause::Bytes));
+    let tokens = |n: usize| format!("SELECT {}", vec!["1"; n / 2].join(","));
+    assert_eq!(testimony(&tokens(TOKENS_MAX)), Testimony::Agrees);
+    assert_eq!(
+        testimony(&format!("{};", tokens(TOKENS_MAX))),
+        Testimony::Abstains(Cause::Tokens)
+    );
+}
+
+#[test]
+fn a_number_of_statements_is_compared_and_objections_say_what_was_seen() {
+    let mut accounted = account("SELECT 1; SELECT 2");
+    accounted.statements = 1;
+    let Testimony::Objects(objections) = object("SELECT 1; SELECT 2", &accounted) else {
+        panic!("no objection");
+    };
+    assert_eq!(objections, [Objection::Statements(2)]);
+    for (objection, words) in [
+        (Objection::Statements(2), "2 statements"),
+        (Objection::Relation("a.b".into()), "relation \"a.b\""),
+        (Objection::Function("f".into()), "function \"f\""),
+        (Objection::Name("n".into()), "name \"n\""),
+    ] {
+        assert_eq!(objection.to_string(), words);
+    }
+    let labels: BTreeSet<&str> = Cause::ALL.into_iter().map(Cause::label).collect();
+    assert_eq!(labels.len(), Cause::ALL.len());
+    assert_eq!(Cause::Syntax.label(), "syntax");
+}
