@@ -60,7 +60,7 @@ const READ_BACK: [&str; 7] = [
 ];
 
 /// Classified columns of the attacks' own objects.
-const TABLES: &str = r#"
+pub const TABLES: &str = r#"
 [tables."crm.visits"]
 person = "customer_id"
 of = "crm.customers"

@@ -27,4 +27,5 @@ mod people;
 mod pipes;
 mod session;
 mod tls;
+mod verdicts;
 mod wire;
