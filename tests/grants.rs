@@ -558,3 +558,33 @@ fn truncate_ends_no_row_that_is_hidden() {
     assert_eq!(raw.simple("TRUNCATE crm.plain").error, None);
     assert_eq!(clear(&menshen, "SELECT count(*) FROM crm.customers"), "240");
 }
+
+#[test]
+fn a_role_that_one_may_only_administer_is_no_group() {
+    let server = Postgres::get();
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let login = |name: &str| {
+        let options = crate::harness::menshen::CASE;
+        let raw = crate::harness::Raw::connect(menshen.port, &menshen.database, name, "secret", options);
+        raw.unwrap()
+            .simple("SELECT phone FROM crm.customers WHERE id = 2")
+            .sqlstate()
+            .to_owned()
+    };
+    server.sql(
+        &menshen.database,
+        "CREATE ROLE customer_service; CREATE ROLE in_between IN ROLE customer_service;
+         CREATE ROLE member LOGIN PASSWORD 'secret' IN ROLE in_between; CREATE ROLE administers LOGIN PASSWORD 'secret';",
+    );
+    if server.version() >= 16 {
+        // What a role that may create roles is given of each that it creates: it neither inherits it nor may become it.
+        server.sql(
+            &menshen.database,
+            "GRANT customer_service TO administers WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
+             CREATE ROLE becomes LOGIN PASSWORD 'secret'; GRANT customer_service TO becomes WITH INHERIT FALSE, SET TRUE;
+             CREATE ROLE inherits LOGIN PASSWORD 'secret'; GRANT in_between TO inherits WITH INHERIT TRUE, SET FALSE;",
+        );
+        assert_eq!((login("becomes").as_str(), login("inherits").as_str()), ("", ""));
+    }
+    assert_eq!((login("member").as_str(), login("administers").as_str()), ("", "42501"));
+}

@@ -13,11 +13,18 @@ use super::{Catalog, Column, Function, Oid, Relation, RelationKind, RelationName
 pub const PREPARE: &str = "SET search_path = ''";
 
 /// Returns one row with one text column: the JSON document that [`parse`] reads. Works on PostgreSQL 14 to 18.
+///
+/// Since 16 a membership may give neither the role's privileges nor the right to become it, only to administer it (what a role
+/// that may create roles is given of each that it creates): that is no membership.
 pub const QUERY: &str = "
-WITH RECURSIVE member(role, of) AS (
+WITH RECURSIVE belongs(member, roleid) AS (
     SELECT m.member, m.roleid FROM pg_catalog.pg_auth_members m
+      CROSS JOIN LATERAL pg_catalog.to_jsonb(m) o
+     WHERE COALESCE((o ->> 'inherit_option')::bool, true) OR COALESCE((o ->> 'set_option')::bool, true)
+), member(role, of) AS (
+    SELECT m.member, m.roleid FROM belongs m
   UNION
-    SELECT member.role, m.roleid FROM member JOIN pg_catalog.pg_auth_members m ON m.member = member.of
+    SELECT member.role, m.roleid FROM member JOIN belongs m ON m.member = member.of
 ), base(oid, base, depth) AS (
     SELECT t.oid, t.oid, 0 FROM pg_catalog.pg_type t WHERE t.typtype = 'd'
   UNION ALL

@@ -102,6 +102,15 @@ impl Postgres {
         server
     }
 
+    /// Its major version.
+    pub fn version(&self) -> u32 {
+        static VERSION: OnceLock<u32> = OnceLock::new();
+        *VERSION.get_or_init(|| {
+            let number: u32 = self.sql("postgres", "SHOW server_version_num").trim().parse().unwrap();
+            number / 10_000
+        })
+    }
+
     /// A new database with the shop in it.
     pub fn shop(&self) -> String {
         let name = format!("shop_{}", NEXT.fetch_add(1, Ordering::SeqCst));
