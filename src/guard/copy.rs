@@ -88,7 +88,9 @@ fn relation_out(subject: &Subject<'_>, server_side: bool) -> Result<Judged, Verd
         RelationKind::Table => None,
         RelationKind::PartitionedTable => Some("partitioned table"),
         RelationKind::View => Some("view"),
-        RelationKind::MaterializedView => Some("materialized view"),
+        RelationKind::MaterializedView => {
+            (subject.judge.ground.catalog.server_version_num < 180_000).then_some("materialized view")
+        }
         RelationKind::ForeignTable => Some("foreign table"),
         RelationKind::Sequence | RelationKind::Toast | RelationKind::CompositeType => Some("relation of this kind"),
     };
