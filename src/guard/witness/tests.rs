@@ -319,3 +319,42 @@ fn a_number_of_statements_is_compared_and_objections_say_what_was_seen() {
     assert_eq!(labels.len(), Cause::ALL.len());
     assert_eq!(Cause::Syntax.label(), "syntax");
 }
+
+#[test]
+fn what_stands_in_the_place_of_a_relation_or_function_is_objected_to_as_such() {
+    let relation = || Objection::Relation("crm.secret".into());
+    let function = || Objection::Function("crm.leak".into());
+    for (sql, objection) in [
+        ("SELECT 1 FROM crm.secret", relation()),
+        ("SELECT 1 FROM a, LATERAL (TABLE crm.secret) x", relation()),
+        ("INSERT INTO crm.secret VALUES (1)", relation()),
+        ("UPDATE crm.secret SET x = 1", relation()),
+        ("DELETE FROM crm.secret", relation()),
+        ("DELETE FROM a USING crm.secret", relation()),
+        (
+            "MERGE INTO crm.secret USING a ON a.x = secret.x WHEN MATCHED THEN DELETE",
+            relation(),
+        ),
+        ("COPY crm.secret TO STDOUT", relation()),
+        ("SELECT crm.leak(1)", function()),
+        ("SELECT upper(x), crm.leak(1) FROM a", function()),
+        ("SELECT * FROM crm.leak(1)", function()),
+    ] {
+        let accounted = Accounted {
+            statements: 1,
+            functions: BTreeSet::from([vec!["upper".to_owned()]]),
+            ..Default::default()
+        };
+        let Testimony::Objects(objections) = object(sql, &accounted) else {
+            panic!("no objection: {sql}");
+        };
+        assert!(objections.contains(&objection), "{sql}: {objections:?}");
+    }
+    // PostgreSQL's grammar gives some functions their schema: by their last name they are the same.
+    let accounted = Accounted {
+        statements: 1,
+        functions: BTreeSet::from([vec!["pg_catalog".to_owned(), "timezone".to_owned()]]),
+        ..Default::default()
+    };
+    assert_eq!(object("SELECT timezone(1, 2)", &accounted), Testimony::Agrees);
+}

@@ -18,7 +18,7 @@ pub struct Seen {
 }
 
 /// Variants and fields whose name is a relation, wherever they stand.
-const RELATION_FIELDS: [&str; 2] = ["table_name", "table"];
+const RELATION_FIELDS: [&str; 3] = ["table_name", "table", "TableName"];
 
 /// Visits everything.
 pub fn collect(value: &Value, seen: &mut Seen) {
