@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::harness::canary::leaks;
 use crate::harness::menshen::{CASE, unlimited_policy};
+use crate::harness::postgres::left_out;
 use crate::harness::{Menshen, Postgres, Raw};
 
 #[derive(Deserialize)]
@@ -29,6 +30,9 @@ struct Attack {
     /// Numbers of the known bypasses that it tries.
     #[serde(default)]
     covers: BTreeSet<u32>,
+    /// First major version of PostgreSQL that has what they use.
+    #[serde(default)]
+    since: u32,
     /// Each must be refused, too.
     #[serde(default)]
     refused: bool,
@@ -73,6 +77,10 @@ columns = { phone = "phone" }
 person = "customer_id"
 of = "crm.customers"
 columns = { phone = "phone", phones = "location", extra = "location" }
+[tables."crm.virtual"]
+person = "customer_id"
+of = "crm.customers"
+columns = { phone = "phone" }
 "#;
 
 fn cases() -> Attacks {
@@ -83,6 +91,9 @@ fn attacked() -> Menshen {
     let server = Postgres::get();
     let database = server.shop();
     server.sql(&database, include_str!("cases/attacks.sql"));
+    if server.version() >= 18 {
+        server.sql(&database, include_str!("cases/attacks_18.sql"));
+    }
     Menshen::on(
         &database,
         &unlimited_policy().replace("[roles.analyst]", &format!("{TABLES}\n[roles.analyst]")),
@@ -98,7 +109,7 @@ fn no_attack_brings_a_clear_value() {
     let mut passed = Vec::new();
     for (login, options) in [("analyst", ""), ("support", CASE), ("intern", "")] {
         let mut raw = menshen.connect(login, options);
-        for attack in &cases.attacks {
+        for attack in cases.attacks.iter().filter(|a| server.has(a.since)) {
             for sql in &attack.sql {
                 let before = raw.received.len();
                 for extended in [false, true] {
@@ -118,8 +129,9 @@ fn no_attack_brings_a_clear_value() {
             assert_eq!(raw.simple("SELECT 1").text(0, 0), "1", "{}", attack.name);
         }
     }
-    let tried: usize = cases.attacks.iter().map(|a| a.sql.len()).sum();
-    assert!(tried >= 300, "only {tried} attacks");
+    let these = cases.attacks.iter().filter(|a| server.has(a.since));
+    let tried: usize = these.map(|a| a.sql.len()).sum();
+    assert!(tried >= if left_out() == 0 { 300 } else { 100 }, "only {tried} attacks");
     assert!(
         passed.is_empty(),
         "{} of {tried} attacks passed\n{}",
@@ -143,7 +155,8 @@ fn try_it(raw: &mut Raw, sql: &str, extended: bool, transaction: bool) -> bool {
     if transaction {
         raw.simple("BEGIN");
     }
-    let answer = if extended {
+    // While rows are awaited, a Sync that was already sent counts for nothing.
+    let answer = if extended && !sql.contains("FROM STDIN") {
         raw.extended(sql, &[], true)
     } else {
         raw.simple(sql)
@@ -183,6 +196,7 @@ fn every_known_bypass_is_tried() {
         include_str!("oracle.rs"),
         include_str!("people.rs"),
         include_str!("session.rs"),
+        include_str!("versions.rs"),
         include_str!("wire.rs"),
     ];
     let mut covered: BTreeSet<u32> = cases.attacks.iter().flat_map(|a| a.covers.clone()).collect();

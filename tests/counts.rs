@@ -329,6 +329,10 @@ fn copy_with_odd_characters_counts_every_line() {
         "FORMAT csv, NULL 'x', DELIMITER ';', ENCODING 'LATIN1'",
         "FORMAT binary",
     ] {
+        // Before 15 only CSV has a header.
+        if Postgres::get().version() < 15 && options.ends_with("'|', HEADER") {
+            continue;
+        }
         let menshen = Menshen::with(&small_line(), "");
         let mut raw = menshen.support();
         let header = usize::from(options.contains("HEADER"));

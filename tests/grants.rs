@@ -66,6 +66,9 @@ fn who_may_write_a_masked_column_cannot_destroy_it_with_its_mask() {
         ),
         ("UPDATE crm.customers SET phone = DEFAULT WHERE id = 1", ""),
     ] {
+        if sql.starts_with("MERGE") && Postgres::get().version() < 15 {
+            continue;
+        }
         let answer = raw.simple(sql);
         assert_eq!(answer.error, None, "{sql}");
         assert_eq!(
@@ -102,7 +105,8 @@ fn clear_values_go_elsewhere_only_with_derive() {
     let may_not = with_grant("clear = [\"phone\", \"email\"]");
     Postgres::get().sql(&may.database, "GRANT CREATE ON SCHEMA public TO PUBLIC");
     let (mut one, mut two) = (may.connect("analyst", ""), may_not.connect("analyst", ""));
-    for sql in launder {
+    let merges = Postgres::get().version() >= 15;
+    for sql in launder.iter().filter(|sql| merges || !sql.starts_with("MERGE")) {
         one.simple("BEGIN");
         assert_eq!(one.simple(sql).error, None, "{sql}");
         one.simple("ROLLBACK");

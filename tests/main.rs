@@ -28,4 +28,5 @@ mod pipes;
 mod session;
 mod tls;
 mod verdicts;
+mod versions;
 mod wire;

@@ -29,9 +29,9 @@ impl Postgres {
     }
 
     fn start() -> Self {
-        let bin = server_programs();
         let root = std::env::temp_dir().join(format!("menshen-test-{}", std::process::id()));
         std::fs::create_dir_all(&root).unwrap();
+        let bin = reachable(server_programs(), &root);
         let data = root.join("data");
         if is_root() {
             run(Command::new("chown").arg("-R").arg("postgres").arg(&root));
@@ -100,6 +100,11 @@ impl Postgres {
         server.sql("shop", &data::logins_sql());
         server.sql("shop", include_str!("../cases/views.sql"));
         server
+    }
+
+    /// Whether it has what a case uses that needs this major version. `MENSHEN_SINCE` leaves out the cases of versions before it.
+    pub fn has(&self, since: u32) -> bool {
+        since <= self.version() && since >= left_out()
     }
 
     /// Its major version.
@@ -201,6 +206,22 @@ fn run(command: &mut Command) {
 /// Directory of `initdb` and `postgres`: `MENSHEN_POSTGRES`, to run the tests on another version, or that of the clients.
 fn server_programs() -> PathBuf {
     std::env::var_os("MENSHEN_POSTGRES").map_or_else(programs, PathBuf::from)
+}
+
+/// The user postgres may not be let into the directory of a checkout: then a copy of the installation serves.
+fn reachable(bin: PathBuf, root: &Path) -> PathBuf {
+    let mut test = as_postgres(Path::new("test"));
+    if test.arg("-x").arg(bin.join("postgres")).status().unwrap().success() {
+        return bin;
+    }
+    let copy = root.join("postgres");
+    run(Command::new("cp").arg("-r").arg(bin.join("..")).arg(&copy));
+    copy.join("bin")
+}
+
+/// Cases of statements that older versions have, too, are left out: those since this version remain.
+pub fn left_out() -> u32 {
+    std::env::var("MENSHEN_SINCE").map_or(0, |since| since.parse().unwrap())
 }
 
 /// Directory of PostgreSQL's server programs: the newest installed.

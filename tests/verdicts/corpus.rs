@@ -57,6 +57,7 @@ pub struct Said {
 #[derive(serde::Deserialize)]
 struct Theme {
     ordered: Vec<String>,
+    #[serde(default)]
     unordered: Vec<String>,
 }
 
