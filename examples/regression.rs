@@ -47,7 +47,7 @@ fn judge_all(files: &[PathBuf], login: &str, what: &str) {
             println!("unreadable catalog for {}", file.display());
             continue;
         };
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let text = std::fs::read_to_string(file).unwrap_or_default();
         total += one_file(file, &text, catalog, login, &mut counts);
     }
     let unsupported = counts.iter().filter(|(outcome, _)| outcome.starts_with(NOT_SUPPORTED));
