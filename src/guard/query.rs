@@ -200,7 +200,7 @@ pub(super) fn shown(output: &Output) -> BTreeSet<Atom> {
 /// Whom the answer's rows show.
 pub(super) fn meter(walk: &Walk<'_>, output: &Output) -> Result<MeterSpec, Refusal> {
     let mut by_key: BTreeMap<(usize, usize), Categories> = BTreeMap::new();
-    for atom in shown(output) {
+    for atom in shown(output).union(&output.rows).copied() {
         let Some(scan) = walk.scans.get(atom.scan) else {
             continue;
         };

@@ -11,3 +11,10 @@ CREATE VIEW crm.v_chain AS WITH RECURSIVE r AS (SELECT id, phone FROM crm.custom
     UNION ALL SELECT c.id, r.phone || c.phone FROM r JOIN crm.customers c ON c.id = r.id + 1 WHERE c.id < 30) SELECT id, phone FROM r;
 CREATE VIEW crm.v_outer AS SELECT a.id, b.phone FROM crm.customers b LEFT JOIN crm.customers a ON a.id = b.id + 1000;
 GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;
+CREATE FUNCTION crm.f_phones() RETURNS SETOF text LANGUAGE sql STABLE AS 'SELECT phone FROM crm.customers';
+CREATE FUNCTION crm.f_all() RETURNS text LANGUAGE sql STABLE AS 'SELECT string_agg(phone, '','') FROM crm.customers';
+CREATE FUNCTION crm.f_plpgsql() RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT string_agg(phone, ',') FROM crm.customers); END $$;
+CREATE FUNCTION crm.f_open(c refcursor) RETURNS refcursor LANGUAGE plpgsql AS $$ BEGIN OPEN c FOR SELECT phone FROM crm.customers; RETURN c; END $$;
+CREATE FUNCTION crm.f_notice(t text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', t; RETURN true; END $$;
+CREATE FUNCTION crm.f_join(text, text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1 || $2';
+CREATE AGGREGATE crm.a_join (text) (SFUNC = crm.f_join, STYPE = text, INITCOND = '');

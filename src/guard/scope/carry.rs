@@ -117,7 +117,7 @@ impl Walk<'_> {
                     additions.push(self.window_addition(call, lift(named, reference, shape, None), key)?);
                 }
             }
-            if !named.columns.iter().any(|c| self.has_key(&c.taint, key)) {
+            if !self.has_key(&named.rows, key) && !named.columns.iter().any(|c| self.has_key(&c.taint, key)) {
                 continue;
             }
             if let Some(many) = named.loose.get(key) {
@@ -192,6 +192,51 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Hidden columns for the people of a sub-query that says which rows there are, or stands in an output expression as a truth value.
+    /// Where it can't be asked again for its people, each row counts as one.
+    pub(super) fn people_asked(
+        &mut self,
+        t: &Tree,
+        asked: Asked,
+        level: &Level,
+        shape: &Shape,
+        env: Env<'_>,
+        output: &mut Output,
+    ) -> Result<(), Stop> {
+        let (at, anchor) = self
+            .end_of_targets(t)
+            .ok_or_else(|| unsupported("target-list", "a select list whose end can't be found"))?;
+        let keys = self.keys_of(&asked.rows);
+        output.rows.extend(asked.rows);
+        let again = !asked.correlated || !shape.grouped && !shape.distinct;
+        let people = if again {
+            match self.copy_people(&asked.tree, level, env) {
+                Err(Stop::Refuse(_)) => None,
+                people => people?,
+            }
+        } else {
+            None
+        };
+        if let Some(people) = people
+            && keys.iter().all(|k| people.iter().any(|p| p.2 == *k))
+        {
+            for (addition, key_shape, key) in people {
+                self.add_hidden(at, anchor, addition, key_shape, key, output);
+            }
+            return Ok(());
+        }
+        let partition = if shape.distinct {
+            Some(self.partition(t, level)?)
+        } else {
+            None
+        };
+        for key in keys {
+            let (text, key_shape) = counted(Many::AtMost(1), shape, partition.as_deref())?;
+            self.add_hidden(at, anchor, Addition::Text(text), key_shape, key, output);
+        }
+        Ok(())
+    }
+
     pub(super) fn add_hidden(
         &mut self,
         at: usize,
@@ -245,6 +290,7 @@ impl Walk<'_> {
             return Ok(None);
         };
         let saved = self.frame;
+        let (conditions, kept) = (self.conditions.clone(), std::mem::take(&mut self.asked));
         self.frames += 1;
         let frame = self.frames;
         self.frame = frame;
@@ -262,6 +308,8 @@ impl Walk<'_> {
             false,
         );
         self.frame = saved;
+        self.conditions = conditions;
+        self.asked = kept;
         let inner = match inner {
             Ok(inner) if inner.loose.is_empty() => inner,
             Ok(_) => return Ok(None),
@@ -299,12 +347,16 @@ impl Walk<'_> {
         Ok(Some(people))
     }
 
-    /// The bytes inside the first parentheses at or after `at`.
+    /// The bytes inside the parentheses of a sub-query, from its place: they begin there, or behind ARRAY, EXISTS, [NOT] IN, or an
+    /// operator with ANY, SOME or ALL.
     pub(super) fn parenthesised(&self, at: usize) -> Option<(usize, usize)> {
         use pg_query::protobuf::Token;
         let mut index = self.parsed.token_at(at)?;
         let mut token = self.parsed.token(index)?;
-        if token.kind == Token::Array {
+        for _ in 0..3 {
+            if matches!(token.kind, Token::Ascii40 | Token::Operator) {
+                break;
+            }
             index += 1;
             token = self.parsed.token(index)?;
         }

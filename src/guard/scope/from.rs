@@ -35,7 +35,7 @@ impl Walk<'_> {
                 Ok(self.derived(
                     output.columns,
                     output.hidden,
-                    (output.loose, output.restricted),
+                    (output.loose, output.rows, output.restricted),
                     thread,
                     alias,
                     "",
@@ -68,7 +68,7 @@ impl Walk<'_> {
         &mut self,
         columns: Vec<OutColumn>,
         hidden: Vec<Hidden>,
-        (loose, restricted): (Loose, bool),
+        (loose, rows, restricted): (Loose, Taint, bool),
         thread: usize,
         alias: &Tree,
         name: &str,
@@ -96,6 +96,7 @@ impl Walk<'_> {
             carries: !hidden.is_empty(),
             hidden,
             loose,
+            rows,
             restricted,
         };
         Item {
@@ -118,7 +119,7 @@ impl Walk<'_> {
             return Ok(self.derived(
                 cte.columns.clone(),
                 cte.hidden.clone(),
-                (cte.loose.clone(), cte.restricted),
+                (cte.loose.clone(), cte.rows.clone(), cte.restricted),
                 cte.thread,
                 alias,
                 name,
@@ -168,6 +169,7 @@ impl Walk<'_> {
                 carries: false,
                 hidden: Vec::new(),
                 loose: Loose::default(),
+                rows: Taint::new(),
                 restricted: false,
             };
             return Ok(Item {
@@ -280,6 +282,7 @@ impl Walk<'_> {
             carries: !hidden.is_empty(),
             hidden,
             loose,
+            rows: Taint::new(),
             restricted: treated_restricted,
         };
         Ok(Item {
@@ -373,7 +376,7 @@ impl Walk<'_> {
             star: left.star.iter().chain(&right.star).cloned().collect(),
             named: named.clone(),
         });
-        self.expression(t.field("quals"), &both, env)?;
+        self.condition(t.field("quals"), &both, env)?;
         let common: Vec<String> = if natural {
             left.star
                 .iter()
@@ -398,6 +401,7 @@ impl Walk<'_> {
             let touched = self.touch(&taint);
             self.predicates -= 1;
             touched?;
+            self.decided_by(&taint);
             let identity = left
                 .star
                 .iter()
@@ -449,6 +453,7 @@ impl Walk<'_> {
             carries: named.iter().any(|n| n.carries),
             hidden,
             loose,
+            rows: named.iter().flat_map(|n| n.rows.iter().copied()).collect(),
             restricted: named.iter().any(|n| n.restricted),
         };
         Ok(Item {
@@ -475,6 +480,8 @@ impl Walk<'_> {
             let part = t.field(field);
             if !part.is_null() {
                 let flow = self.flow_any(part, so_far, env)?;
+                // How many rows it gives may depend on them.
+                self.decided_by(&flow.taint);
                 taint.extend(flow.taint);
                 loose.extend(&flow.loose);
             }

@@ -117,7 +117,7 @@ impl Walk<'_> {
             outer: env.outer,
         };
         let odd = !t.field("search_clause").is_null() || !t.field("cycle_clause").is_null();
-        let (mut columns, hidden, loose, restricted) = if recursive && self.names_relation(query, &name) {
+        let mut output = if recursive && self.names_relation(query, &name) {
             self.recursive(query, &name, &aliases, here, thread)?
         } else {
             let carry = if self.unthreaded.contains(&thread) {
@@ -125,28 +125,26 @@ impl Walk<'_> {
             } else {
                 Carry::Yes
             };
-            let output = self.statement(query, here, carry, false)?;
-            (
-                rename(output.columns, &aliases),
-                output.hidden,
-                output.loose,
-                output.restricted,
-            )
+            let mut output = self.statement(query, here, carry, false)?;
+            output.columns = rename(output.columns, &aliases);
+            output
         };
         if odd {
-            let taint = union(&columns);
-            columns.push(OutColumn {
+            // SEARCH and CYCLE gather the rows of a path in one value.
+            output.loose = output.loose.packed();
+            output.columns.push(OutColumn {
                 name: None,
-                taint,
+                taint: union(&output.columns),
                 identity: None,
             });
         }
         Ok(Cte {
             name,
-            columns,
-            hidden,
-            loose,
-            restricted,
+            columns: output.columns,
+            hidden: output.hidden,
+            loose: output.loose,
+            rows: output.rows,
+            restricted: output.restricted,
             thread,
         })
     }
@@ -171,7 +169,7 @@ impl Walk<'_> {
         aliases: &[String],
         env: Env<'_>,
         thread: usize,
-    ) -> Result<(Vec<OutColumn>, Vec<Hidden>, Loose, bool), Stop> {
+    ) -> Result<Output, Stop> {
         let (left, right) = (query.field("larg"), query.field("rarg"));
         if left.is_null() || right.is_null() || !query.field("with_clause").is_null() {
             return Err(unsupported(
@@ -197,6 +195,7 @@ impl Walk<'_> {
             columns: own,
             hidden: Vec::new(),
             loose: first.loose.clone(),
+            rows: first.rows.clone(),
             restricted: first.restricted,
             thread,
         };
@@ -229,7 +228,14 @@ impl Walk<'_> {
         let mut found = union(&second.columns);
         found.retain(|a| a.scan != ITSELF);
         blur(&mut columns, &found);
-        Ok((columns, Vec::new(), loose, first.restricted || second.restricted))
+        let rows = first.rows.union(&second.rows).copied().collect();
+        Ok(Output {
+            columns,
+            loose,
+            rows,
+            restricted: first.restricted || second.restricted,
+            ..Output::default()
+        })
     }
 
     pub(super) fn thread(&mut self) -> usize {
@@ -252,6 +258,8 @@ impl Walk<'_> {
         }
         let mut level = Level::default();
         let windows = self.windows.len();
+        let around = std::mem::take(&mut self.conditions);
+        let asked = std::mem::take(&mut self.asked);
         let scans_before = self.scans.len();
         for item in t.list("from_clause") {
             let made = self.entry(item, env, &level, top, false)?;
@@ -274,7 +282,10 @@ impl Walk<'_> {
         } else {
             Vec::new()
         };
-        for clause in ["where_clause", "having_clause", "limit_offset", "limit_count"] {
+        for clause in ["where_clause", "having_clause"] {
+            self.condition(t.field(clause), &level, env)?;
+        }
+        for clause in ["limit_offset", "limit_count"] {
             self.expression(t.field(clause), &level, env)?;
         }
         for clause in ["group_clause", "window_clause", "sort_clause", "distinct_clause"] {
@@ -286,6 +297,9 @@ impl Walk<'_> {
         let shape = Shape::of(t, self.look.catalog());
         let mut output = self.outputs(t, &level, &shape, env, carry, &compared)?;
         self.windows.truncate(windows);
+        // What is left compares people of levels around this one.
+        self.conditions.extend(around);
+        self.asked = asked;
         output.compared = compared;
         self.ordinals(t, &output)?;
         if shape.grouped {
@@ -444,12 +458,25 @@ impl Walk<'_> {
             columns,
             hidden: Vec::new(),
             loose: Loose::default(),
+            rows: Taint::new(),
             compared: Vec::new(),
             restricted: level.named().any(|n| n.restricted),
             plain: shape.plain,
             flowing: 0,
         };
         parts.windows = self.windows.split_off(windows);
+        let conditions = std::mem::take(&mut self.conditions);
+        let (own, outer): (Taint, Taint) = conditions
+            .into_iter()
+            .chain(level.named().flat_map(|n| n.rows.iter().copied()))
+            .partition(|a| self.most(level, self.key_of(*a)).is_some());
+        self.conditions = outer;
+        let mut asked = std::mem::take(&mut self.asked);
+        if self.only_counts(t, shape, &output.columns) {
+            asked.clear();
+        } else {
+            output.rows = own;
+        }
         self.check_stars(&stars, level, carry, shape)?;
         if self.look.metered() {
             self.spell_stars(&stars, level)?;
@@ -459,16 +486,27 @@ impl Walk<'_> {
             .filter(|a| !self.look.metered() || !self.counts(*a).is_empty())
             .map(|a| self.key_of(a))
             .chain(compared.iter().filter(|(_, c)| !c.is_empty()).map(|(key, _)| *key))
+            .chain(output.rows.iter().map(|a| self.key_of(*a)))
             .collect();
-        if shown.is_empty() {
-            return Ok(output);
-        }
-        if carry == Carry::No {
-            output.loose = self.left_loose(level, shape, &shown, &parts, &output.columns);
+        if shown.is_empty() && asked.is_empty() {
             return Ok(output);
         }
         parts.compared = compared.iter().map(|(key, _)| *key).collect();
+        parts.compared.extend(output.rows.iter().map(|a| self.key_of(*a)));
+        if carry == Carry::No {
+            output.loose = self.left_loose(level, shape, &shown, &parts, &output.columns);
+            for one in asked {
+                for key in self.keys_of(&one.rows) {
+                    output.loose.add(key, Many::AtMost(1));
+                }
+                output.rows.extend(one.rows);
+            }
+            return Ok(output);
+        }
         self.carry(t, level, shape, &shown, &parts, &stars, env, &mut output)?;
+        for one in asked {
+            self.people_asked(t, one, level, shape, env, &mut output)?;
+        }
         Ok(output)
     }
 
@@ -484,7 +522,7 @@ impl Walk<'_> {
         let mut loose = Loose::default();
         for key in shown {
             let Some(most) = self.most(level, *key) else { continue };
-            if self.has_key(&parts.direct, *key) {
+            if self.has_key(&parts.direct, *key) || parts.compared.contains(key) {
                 // The rows of a group that a person's key is the same in are about that person.
                 let by_person = !shape.grouping_sets
                     && most == Many::AtMost(1)
@@ -521,14 +559,39 @@ impl Walk<'_> {
         loose
     }
 
+    /// Whether a level gives nothing but numbers of rows, and groups by nothing that tells a person: then nobody is shown.
+    fn only_counts(&self, t: &Tree, shape: &Shape, columns: &[OutColumn]) -> bool {
+        let list = targets(t);
+        let plain = |(target, column): (&Tree, &OutColumn)| {
+            let value = target.field("val");
+            match value.kind() {
+                "AConst" | "ParamRef" => true,
+                "FuncCall" => value
+                    .names("funcname")
+                    .and_then(|mut n| n.pop())
+                    .is_some_and(|n| expression::only_counts(&n)),
+                "ColumnRef" => {
+                    let person = |i: Atom| {
+                        let keys = self.scans.get(i.scan).map_or(0, |s| s.protected.keys.len());
+                        (0..keys).any(|k| self.is_person(i, (i.scan, k)))
+                    };
+                    column.taint.is_empty() && !column.identity.is_none_or(person)
+                }
+                _ => false,
+            }
+        };
+        shape.grouped && list.len() == columns.len() && list.iter().zip(columns).all(plain)
+    }
+
     /// How many people of this key a row of the level's FROM may show; `None` where its entries hold none of them.
     pub(super) fn most(&self, level: &Level, key: (ScanId, usize)) -> Option<Many> {
         let mut most: Option<Many> = None;
         for named in level.named() {
             // For a view's lineage, an entry that only names the person counts too: it may name another than the value's.
-            let holds = named.columns.iter().any(|c| {
-                self.has_key(&c.taint, key) || !self.look.metered() && c.identity.is_some_and(|i| i.scan == key.0)
-            });
+            let holds = self.has_key(&named.rows, key)
+                || named.columns.iter().any(|c| {
+                    self.has_key(&c.taint, key) || !self.look.metered() && c.identity.is_some_and(|i| i.scan == key.0)
+                });
             if !holds {
                 continue;
             }
@@ -541,6 +604,10 @@ impl Walk<'_> {
             }
         }
         most
+    }
+
+    pub(super) fn keys_of(&self, taint: &Taint) -> BTreeSet<(ScanId, usize)> {
+        taint.iter().map(|a| self.key_of(*a)).collect()
     }
 
     pub(super) fn has_key(&self, taint: &Taint, key: (ScanId, usize)) -> bool {

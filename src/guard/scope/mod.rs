@@ -196,6 +196,8 @@ pub struct Output {
     pub hidden: Vec<Hidden>,
     /// People whom no hidden column names.
     pub loose: Loose,
+    /// Counted columns whose values decided which rows there are.
+    pub rows: Taint,
     /// For lineage: no grouping, DISTINCT, LIMIT, window or set operation.
     pub plain: bool,
     /// Whom comparisons of clear values show besides.
@@ -298,6 +300,8 @@ struct Named {
     hidden: Vec<Hidden>,
     /// People in its rows whom no key names.
     loose: Loose,
+    /// Counted columns whose values decided which rows there are.
+    rows: Taint,
     /// Its rows come from a relation that is restricted.
     restricted: bool,
 }
@@ -329,6 +333,7 @@ struct Cte {
     columns: Vec<OutColumn>,
     hidden: Vec<Hidden>,
     loose: Loose,
+    rows: Taint,
     restricted: bool,
     thread: usize,
 }
@@ -407,6 +412,10 @@ pub struct Walk<'w> {
     labels: Vec<Vec<String>>,
     /// How many predicates, orders or groups surround what is being walked: its value does not reach the output as it is.
     predicates: usize,
+    /// Counted columns that the conditions of the level that is being walked compare.
+    conditions: Taint,
+    /// Sub-queries of the level that is being walked whose own conditions compare counted columns.
+    asked: Vec<Asked>,
     /// Window functions met in the select list that is being walked.
     windows: Vec<WindowCall>,
     /// People of sub-queries in expressions, by frame and place.
@@ -450,6 +459,8 @@ impl<'w> Walk<'w> {
                 writes: false,
                 labels: Vec::new(),
                 predicates: 0,
+                conditions: Taint::new(),
+                asked: Vec::new(),
                 windows: Vec::new(),
                 inside: HashMap::new(),
                 met: (0, 0),
@@ -625,6 +636,15 @@ struct ListParts<'t> {
     compared: BTreeSet<(ScanId, usize)>,
 }
 
+/// A sub-query that tells something of people by which rows it has.
+struct Asked {
+    tree: Tree,
+    /// The counted columns.
+    rows: Taint,
+    /// It names columns of levels around it.
+    correlated: bool,
+}
+
 /// A sub-query in an output expression.
 struct SubUse<'t> {
     tree: &'t Tree,
@@ -731,6 +751,7 @@ fn plain_named(alias: &str, columns: Vec<OutColumn>) -> Named {
         carries: false,
         hidden: Vec::new(),
         loose: Loose::default(),
+        rows: Taint::new(),
         restricted: false,
     }
 }

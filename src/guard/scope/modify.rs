@@ -41,13 +41,18 @@ impl Walk<'_> {
     /// A data modification as a statement or in WITH. Its output is what RETURNING gives.
     pub(super) fn modify(&mut self, t: &Tree, env: Env<'_>, carry: Carry) -> Result<Output, Stop> {
         self.writes = true;
-        self.with(t, env, |walk, env| match t.kind() {
+        let conditions = std::mem::take(&mut self.conditions);
+        let asked = std::mem::take(&mut self.asked);
+        let output = self.with(t, env, |walk, env| match t.kind() {
             "InsertStmt" => walk.insert(t, env, carry),
             "UpdateStmt" => walk.update(t, env, carry),
             "DeleteStmt" => walk.delete(t, env, carry),
             "MergeStmt" => walk.merge(t, env, carry),
             kind => Err(unknown_node(kind).into()),
-        })
+        });
+        self.conditions = conditions;
+        self.asked = asked;
+        output
     }
 
     fn update(&mut self, t: &Tree, env: Env<'_>, carry: Carry) -> Result<Output, Stop> {
@@ -59,7 +64,7 @@ impl Walk<'_> {
         }
         let given = self.assignments(t.list("target_list"), &target, &level, env, None)?;
         let condition = t.field("where_clause");
-        self.expression(condition, &level, env)?;
+        self.condition(condition, &level, env)?;
         let set = self.find_token(target.index, &[Token::Set]);
         self.where_filter(
             &target,
@@ -80,7 +85,7 @@ impl Walk<'_> {
             level.items.push(made);
         }
         let condition = t.field("where_clause");
-        self.expression(condition, &level, env)?;
+        self.condition(condition, &level, env)?;
         self.where_filter(
             &target,
             condition,
@@ -293,7 +298,7 @@ impl Walk<'_> {
         // RETURNING * gives the source's columns first.
         level.items.insert(0, source);
         let condition = t.field("join_condition");
-        self.expression(condition, &level, env)?;
+        self.condition(condition, &level, env)?;
         if let Some(scan) = target.scan {
             let when = self.find_token(target.index, &[Token::When]);
             let mut on = self.find_token(target.index, &[Token::On]);
@@ -502,6 +507,7 @@ impl Walk<'_> {
             carries: false,
             hidden: Vec::new(),
             loose,
+            rows: Taint::new(),
             restricted: false,
         };
         Ok(Target {

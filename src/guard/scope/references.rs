@@ -15,6 +15,27 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// As `expression`, for a condition: people whose counted values it compares are in the rows that it leaves.
+    pub(super) fn condition(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<(), Stop> {
+        if !t.is_null() {
+            self.predicates += 1;
+            let flow = self.flow_any(t, level, env);
+            self.predicates -= 1;
+            let taint = flow?.taint;
+            self.decided_by(&taint);
+        }
+        Ok(())
+    }
+
+    /// Which rows there are depends on these columns.
+    pub(super) fn decided_by(&mut self, taint: &Taint) {
+        if self.look.metered() {
+            let counted = taint.iter().copied().filter(|a| !self.counts(*a).is_empty());
+            let counted: Vec<Atom> = counted.collect();
+            self.conditions.extend(counted);
+        }
+    }
+
     /// What the value of an expression derives from.
     pub(super) fn flow(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
         self.flow_any(t, level, env)
@@ -195,7 +216,15 @@ impl Walk<'_> {
             ctes: env.ctes,
             outer: Some(&outer),
         };
+        let met = self.met.1;
         let output = self.select(t.field("subselect"), inner, Carry::No, false)?;
+        if !output.rows.is_empty() {
+            self.asked.push(Asked {
+                tree: t.clone(),
+                rows: output.rows.clone(),
+                correlated: self.met.1 > met,
+            });
+        }
         // PostgreSQL's SubLinkType: 1 EXISTS, 2 ALL, 3 ANY, 4 row comparison, 5 expression, 6 multi-assignment, 7 ARRAY.
         Ok(match t.int("sub_link_type") {
             1 => Flow::default(),

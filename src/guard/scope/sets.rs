@@ -20,6 +20,7 @@ impl Walk<'_> {
                 columns,
                 hidden: Vec::new(),
                 loose,
+                rows: left.rows.union(&right.rows).copied().collect(),
                 compared: Vec::new(),
                 restricted: left.restricted || right.restricted,
                 plain: false,
@@ -103,6 +104,7 @@ impl Walk<'_> {
         }
         let mut loose = Loose::default();
         outputs.iter().for_each(|(o, _)| loose.extend(&o.loose));
+        let rows = outputs.iter().flat_map(|(o, _)| o.rows.iter().copied()).collect();
         let restricted = outputs.iter().any(|(o, _)| o.restricted);
         let mut parts = outputs.into_iter().map(|(o, _)| o.columns);
         let mut columns = parts.next().unwrap_or_default();
@@ -113,6 +115,7 @@ impl Walk<'_> {
             columns,
             hidden,
             loose,
+            rows,
             compared: Vec::new(),
             restricted,
             plain: false,
@@ -123,6 +126,7 @@ impl Walk<'_> {
     pub(super) fn values(&mut self, t: &Tree, env: Env<'_>) -> Result<Output, Stop> {
         let mut columns: Vec<OutColumn> = Vec::new();
         let mut loose = Loose::default();
+        let around = std::mem::take(&mut self.asked);
         for row in t.list("values_lists") {
             for (i, value) in row.list("items").iter().enumerate() {
                 let flow = self.flow(value, &Level::default(), env)?;
@@ -143,10 +147,18 @@ impl Walk<'_> {
         for part in t.list("sort_clause") {
             self.expression(part, &Level::default(), env)?;
         }
+        let mut rows = Taint::new();
+        for one in std::mem::replace(&mut self.asked, around) {
+            for key in self.keys_of(&one.rows) {
+                loose.add(key, Many::AtMost(1));
+            }
+            rows.extend(one.rows);
+        }
         Ok(Output {
             columns,
             hidden: Vec::new(),
             loose,
+            rows,
             compared: Vec::new(),
             restricted: false,
             plain: false,
