@@ -372,6 +372,33 @@ fn verify_refuses_every_wrong_edit() {
     );
 }
 
+/// The same intent for the byte behind. EXPLAIN has one place for its options.
+fn moved(intent: &edit::Intent) -> Option<edit::Intent> {
+    use super::scope::{Anchor, ConditionOf};
+    use edit::Intent;
+    let further = |anchor: &mut Anchor| match anchor {
+        Anchor::Last(at) | Anchor::Table(at) => *at += 1,
+    };
+    let mut moved = intent.clone();
+    match &mut moved {
+        Intent::Options { .. } => return None,
+        Intent::Relation { location, .. }
+        | Intent::Spell { location, .. }
+        | Intent::Reference { location, .. }
+        | Intent::Comparison { location, .. }
+        | Intent::Value { location, .. }
+        | Intent::Query { location, .. }
+        | Intent::Shorten { location, .. }
+        | Intent::Label { location, .. } => *location += 1,
+        Intent::Target { anchor, .. } => further(anchor),
+        Intent::Condition { of, .. } => match of {
+            ConditionOf::Modification(at) | ConditionOf::Conflict(at) | ConditionOf::Merge(at) => *at += 1,
+            ConditionOf::Having(anchor) => further(anchor),
+        },
+    }
+    Some(moved)
+}
+
 #[test]
 fn verify_checks_every_kind_of_intent_by_place_and_text() {
     use super::scope::{Anchor, ConditionOf};
@@ -482,6 +509,9 @@ fn verify_checks_every_kind_of_intent_by_place_and_text() {
                 !check(right, std::slice::from_ref(foreign)),
                 "{right} by intent {other}"
             );
+        }
+        if let Some(moved) = moved(intent) {
+            assert!(!check(right, &[moved]), "{right} by an intent for another place");
         }
         for (from, to) in [
             ("1", "2"),
