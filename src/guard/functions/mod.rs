@@ -100,6 +100,39 @@ mod tests {
     }
 
     #[test]
+    fn bodies_that_are_not_read_as_they_run_are_refused() {
+        let changed = Function {
+            settings: vec!["standard_conforming_strings=off".into()],
+            ..function("changed", "sql", "select 1")
+        };
+        let aggregate = Function {
+            kind: 'a',
+            support: vec![("public".into(), "reads".into())],
+            ..function("aggregate", "internal", "aggregate_dummy")
+        };
+        let reach = reach(vec![
+            changed,
+            aggregate,
+            function("reads", "sql", "select phone from crm.customers"),
+            function(
+                "changes",
+                "plpgsql",
+                "begin set standard_conforming_strings = off; return 1; end",
+            ),
+            function("hides", "plpgsql", "begin do $x$ select U&\"c\" $x$; end"),
+            function("alias", "internal", "pg_read_file"),
+            function("open_quote", "sql", "select 'a \" is no name'"),
+            function("renamed", "internal", "upper"),
+        ]);
+        for name in ["changed", "aggregate", "changes", "hides", "alias"] {
+            assert!(refused(&reach, name), "{name}");
+        }
+        for name in ["open_quote", "renamed"] {
+            assert!(!refused(&reach, name), "{name}");
+        }
+    }
+
+    #[test]
     fn bodies_that_reach_protected_relations_are_refused() {
         let reach = reach(vec![
             function("plain", "sql", "select $1 + 1"),
