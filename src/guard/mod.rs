@@ -890,6 +890,13 @@ fn account_trees(parsed: &Parsed, seen: &mut witness::Accounted) {
                 "ColumnRef" => {
                     seen.columns.extend(n.names("fields").into_iter().flatten());
                 }
+                // Inside GROUPING SETS these are functions to the witness. There are functions of such names, too: elsewhere they count.
+                "GroupingSet" => {
+                    for form in ["rollup", "cube"] {
+                        seen.functions.insert(vec![form.to_owned()]);
+                        seen.other_names.insert(form.to_owned());
+                    }
+                }
                 _ => {}
             }
             texts(n, &mut seen.other_names);

@@ -88,6 +88,16 @@ fn known_misreadings_are_excused_and_nothing_more() {
     ] {
         assert!(!matches!(testimony(sql), Testimony::Objects(_)), "{sql}");
     }
+    let nested = "SELECT a FROM t GROUP BY GROUPING SETS (ROLLUP (a), CUBE (a, b), ())";
+    assert!(
+        !matches!(testimony(nested), Testimony::Objects(_)),
+        "{:?}",
+        testimony(nested)
+    );
+    assert!(matches!(
+        object("SELECT rollup(a) FROM t", &account("SELECT a FROM t")),
+        Testimony::Objects(_)
+    ));
     let mut objected = Vec::new();
     for form in [
         "xmlforest(a)",
