@@ -14,7 +14,7 @@ pub enum Ty {
 
 type Columns = Vec<(String, Ty)>;
 
-const TABLES: [(&str, &[(&str, Ty)]); 6] = [
+const TABLES: [(&str, &[(&str, Ty)]); 8] = [
     (
         "customers",
         &[
@@ -65,6 +65,67 @@ const TABLES: [(&str, &[(&str, Ty)]); 6] = [
         "products",
         &[("id", Ty::Int), ("name", Ty::Text), ("price", Ty::Number)],
     ),
+    ("profiles", &[("id", Ty::Int), ("customer_id", Ty::Int)]),
+    (
+        "visits",
+        &[
+            ("id", Ty::Int),
+            ("customer_id", Ty::Int),
+            ("place", Ty::Text),
+            ("day", Ty::Date),
+        ],
+    ),
+];
+
+/// Expressions over columns of the types that [`Ty`] does not have; `@` is the table's alias.
+const PARTS: [(&str, &str, Ty); 16] = [
+    ("profiles", "@.nick::text", Ty::Text),
+    ("profiles", "@.mood::text", Ty::Text),
+    ("profiles", "@.tags[1]", Ty::Text),
+    ("profiles", "array_to_string(@.phones, ',')", Ty::Text),
+    ("profiles", "array_to_string(@.phones[1:1] || @.tags, '+')", Ty::Text),
+    ("profiles", "(@.extra ->> 'phone')", Ty::Text),
+    ("profiles", "(@.extra #>> '{list,0}')", Ty::Text),
+    ("profiles", "(@.extra['email'])::text", Ty::Text),
+    ("profiles", "jsonb_path_query_first(@.extra, '$.phone')::text", Ty::Text),
+    ("profiles", "(@.spare).number", Ty::Text),
+    ("profiles", "@.spare::text", Ty::Text),
+    ("profiles", "cardinality(@.tags)", Ty::Int),
+    ("profiles", "(@.extra ? 'phone')", Ty::Flag),
+    ("profiles", "(@.tags && ARRAY['tag 1', '上海'])", Ty::Flag),
+    ("profiles", "(@.mood >= 'happy')", Ty::Flag),
+    ("profiles", "('x' = ANY (@.phones))", Ty::Flag),
+];
+
+/// Views, and partitions as tables of their own.
+const VIEWS: [(&str, &[(&str, Ty)]); 5] = [
+    (
+        "v_contacts",
+        &[
+            ("id", Ty::Int),
+            ("name", Ty::Text),
+            ("tel", Ty::Text),
+            ("grade", Ty::Text),
+        ],
+    ),
+    ("v_vip", &[("id", Ty::Int), ("tel", Ty::Text), ("grade", Ty::Text)]),
+    (
+        "v_talk",
+        &[
+            ("message_id", Ty::Int),
+            ("customer_id", Ty::Int),
+            ("body", Ty::Text),
+            ("status", Ty::Text),
+        ],
+    ),
+    (
+        "visits_2025",
+        &[("id", Ty::Int), ("customer_id", Ty::Int), ("place", Ty::Text)],
+    ),
+    (
+        "visits_2026",
+        &[("customer_id", Ty::Int), ("place", Ty::Text), ("day", Ty::Date)],
+    ),
 ];
 
 /// Something that references can name.
@@ -74,6 +135,10 @@ struct Source {
     columns: Columns,
     /// A table: its whole row may be named.
     table: Option<usize>,
+}
+
+fn owned(columns: &[(&str, Ty)]) -> Columns {
+    columns.iter().map(|(n, t)| ((*n).to_owned(), *t)).collect()
 }
 
 /// The maker of one statement.
@@ -121,16 +186,136 @@ impl Generator {
         }
     }
 
-    /// A statement: mostly a query, sometimes a data modification, a COPY or what a cursor shows.
+    /// A statement: mostly a query, sometimes a data modification, a COPY or what a cursor or a prepared statement shows.
     pub fn statement(&mut self) -> String {
-        let sql = match self.below(10) {
-            0 => self.update(),
-            1 => self.delete(),
-            2 => self.insert(),
-            3 if self.one_in(2) => format!("COPY ({}) TO STDOUT{}", self.ordered(), self.copy_options()),
+        let sql = match self.below(24) {
+            0 | 1 => self.update(),
+            2 | 3 => self.delete(),
+            4 | 5 => self.insert(),
+            6 => format!("COPY ({}) TO STDOUT{}", self.ordered(), self.copy_options()),
+            7 => {
+                // In binary the first message holds the header and the first row, whichever that is.
+                let (table, columns) = TABLES[self.below(TABLES.len())];
+                let list = if self.one_in(2) {
+                    format!(" ({})", columns[columns.len() - 1].0)
+                } else {
+                    String::new()
+                };
+                format!(
+                    "COPY crm.{table}{list} TO STDOUT{}",
+                    self.pick(&[
+                        "",
+                        " (FORMAT csv)",
+                        " (FORMAT csv, FORCE_QUOTE *)",
+                        " (DELIMITER '|', NULL 'nil')"
+                    ])
+                )
+            }
+            8 | 9 => self.merge(),
+            10 | 11 => self.modifying_with(),
+            12 => {
+                let how = self.pick(&["", "BINARY ", "NO SCROLL ", "INSENSITIVE "]);
+                let hold = self.pick(&["", " WITHOUT HOLD"]);
+                let fetch = self.pick(&["ALL", "3", "FORWARD 5", "NEXT"]);
+                return format!(
+                    "DECLARE k {how}CURSOR{hold} FOR {}; FETCH {fetch} FROM k",
+                    self.ordered()
+                );
+            }
+            13 => {
+                let name = format!("p{:x}", self.next());
+                return format!(
+                    "PREPARE {name} AS {}; EXECUTE {name}; DEALLOCATE {name}",
+                    self.ordered()
+                );
+            }
+            14 => self.recursive(),
             _ => self.query(3, &[]).0,
         };
         self.spaced(&sql)
+    }
+
+    /// `MERGE` into a table with columns that everybody may write.
+    fn merge(&mut self) -> String {
+        let (from, source) = self.table();
+        let name = self.pick(&["orders", "products"]);
+        let (column, _) = Self::free_column(name);
+        let value = self.free_value(Ty::Text, &source);
+        let target = Source {
+            alias: "mt".to_owned(),
+            columns: TABLES
+                .iter()
+                .find(|t| t.0 == name)
+                .map_or_else(Columns::new, |t| owned(t.1)),
+            table: None,
+        };
+        let both = [target, source.clone()];
+        let when = if self.one_in(2) {
+            format!(" AND {}", self.expression(Ty::Flag, 1, &both))
+        } else {
+            String::new()
+        };
+        let matched = match self.below(4) {
+            0 => "DELETE".to_owned(),
+            1 => "DO NOTHING".to_owned(),
+            _ => format!("UPDATE SET {column} = {value}"),
+        };
+        let new = match name {
+            "orders" => format!(
+                "INSERT (id, customer_id, {column}) VALUES ({0}.id + 20000, {0}.id, 'new')",
+                source.alias
+            ),
+            _ => format!("INSERT (id, {column}) VALUES ({}.id + 20000, DEFAULT)", source.alias),
+        };
+        // One row of the target meets one of the source at most, or PostgreSQL refuses by chance of order.
+        format!(
+            "MERGE INTO crm.{name} AS mt USING {from} ON mt.id = {a}.id WHEN MATCHED{when} THEN {matched} \
+             WHEN NOT MATCHED AND {a}.id < 30 THEN {new}",
+            a = source.alias
+        )
+    }
+
+    /// A query over what a data modification returns.
+    fn modifying_with(&mut self) -> String {
+        let (table, source) = self.table();
+        let name = TABLES[source.table.unwrap()].0;
+        let (text, number) = (
+            self.expression(Ty::Text, 2, std::slice::from_ref(&source)),
+            format!("{}.id", source.alias),
+        );
+        let condition = self.condition(std::slice::from_ref(&source));
+        let modification = if self.one_in(2) {
+            format!("DELETE FROM {table}{condition}")
+        } else {
+            let (column, ty) = Self::free_column(name);
+            let value = self.free_value(ty, &source);
+            format!("UPDATE {table} SET {column} = {value}{condition}")
+        };
+        let made = Source {
+            alias: "dm".to_owned(),
+            columns: vec![("t".to_owned(), Ty::Text), ("n".to_owned(), Ty::Int)],
+            table: None,
+        };
+        let (body, _) = self.select_from(1, &[], vec![made], "dm".to_owned());
+        format!("WITH dm(t, n) AS ({modification} RETURNING {text}, {number}) {body}")
+    }
+
+    /// A recursive CTE that begins with rows of a table.
+    fn recursive(&mut self) -> String {
+        let (table, source) = self.table();
+        let text = self.expression(Ty::Text, 2, std::slice::from_ref(&source));
+        let union = self.pick(&["UNION ALL", "UNION"]);
+        let step = self.pick(&["t || 'x'", "upper(t)", "left(t, 3)"]);
+        let made = Source {
+            alias: "r".to_owned(),
+            columns: vec![("n".to_owned(), Ty::Int), ("t".to_owned(), Ty::Text)],
+            table: None,
+        };
+        let (body, _) = self.select_from(1, &[], vec![made], "r".to_owned());
+        format!(
+            "WITH RECURSIVE r(n, t) AS (SELECT 1, {text} FROM {table} WHERE {}.id < 20 {union} SELECT n + 1, {step} FROM r WHERE n < 3) {body}",
+            source.alias
+        )
     }
 
     fn copy_options(&mut self) -> &'static str {
@@ -253,7 +438,8 @@ impl Generator {
     fn select_from(&mut self, depth: usize, outer: &[Source], sources: Vec<Source>, from: String) -> (String, Columns) {
         let scope = self.scope(&sources, outer);
         let condition = self.condition(&scope);
-        match self.below(7) {
+        match self.below(8) {
+            7 => self.distinct_on(&scope, &from, &condition),
             0 => self.grouped(&scope, &from, &condition),
             1 => self.windowed(&scope, &from, &condition),
             2 if sources.len() == 1 && sources[0].table.is_some() => self.whole_rows(&sources[0], &from, &condition),
@@ -279,6 +465,22 @@ impl Generator {
         }
     }
 
+    /// `DISTINCT ON`, in an order that leaves no choice.
+    fn distinct_on(&mut self, scope: &[Source], from: &str, condition: &str) -> (String, Columns) {
+        let (key, text, number) = (
+            self.expression(Ty::Text, 1, scope),
+            self.expression(Ty::Text, 2, scope),
+            self.expression(Ty::Int, 1, scope),
+        );
+        let last = self.pick(&["", " DESC", " NULLS FIRST"]);
+        (
+            format!(
+                "SELECT DISTINCT ON (o0) {key} AS o0, {text} AS o1, {number} AS o2 FROM {from}{condition} ORDER BY 1, 2, 3{last}"
+            ),
+            vec![("o0".into(), Ty::Text), ("o1".into(), Ty::Text), ("o2".into(), Ty::Int)],
+        )
+    }
+
     fn grouped(&mut self, scope: &[Source], from: &str, condition: &str) -> (String, Columns) {
         let key = self.expression(Ty::Text, 1, scope);
         let mut list = vec![format!("{key} AS g")];
@@ -294,7 +496,24 @@ impl Generator {
             } else {
                 String::new()
             };
-            let (aggregate, ty) = match self.below(10) {
+            let (aggregate, ty) = match self.below(15) {
+                10 => (
+                    format!("percentile_disc(0.5) WITHIN GROUP (ORDER BY {text}){filter}"),
+                    Ty::Text,
+                ),
+                11 => (
+                    format!("percentile_cont(0.5) WITHIN GROUP (ORDER BY {number}){filter}::numeric(20, 3)"),
+                    Ty::Number,
+                ),
+                12 => (
+                    format!("rank('m') WITHIN GROUP (ORDER BY {text}){filter}::int"),
+                    Ty::Int,
+                ),
+                13 => (
+                    format!("jsonb_object_agg({text}, {any} ORDER BY {text}, {any}){filter}::text"),
+                    Ty::Text,
+                ),
+                14 => (format!("bool_and({text} > 'a'){filter}::text"), Ty::Text),
                 0 => (format!("count(*){filter}"), Ty::Int),
                 1 => (format!("count(DISTINCT {text}){filter}"), Ty::Int),
                 2 => (format!("max({text}){filter}"), Ty::Text),
@@ -309,7 +528,12 @@ impl Generator {
             list.push(format!("{aggregate} AS a{i}"));
             columns.push((format!("a{i}"), ty));
         }
-        let grouping = match self.below(6) {
+        let other = self.expression(Ty::Text, 1, scope);
+        let grouping = match self.below(10) {
+            6 => format!("GROUPING SETS (({key}), ({other}), ())"),
+            7 => format!("CUBE ({key}, {other})"),
+            8 => format!("GROUPING SETS (ROLLUP ({key}), ({key}, {other}))"),
+            9 => format!("DISTINCT ROLLUP ({key}), ROLLUP ({key}, {other})"),
             0 => format!("ROLLUP ({key})"),
             1 => "1".to_owned(),
             2 => "g".to_owned(),
@@ -327,7 +551,26 @@ impl Generator {
 
     fn windowed(&mut self, scope: &[Source], from: &str, condition: &str) -> (String, Columns) {
         let (text, by) = (self.expression(Ty::Text, 1, scope), self.expression(Ty::Text, 1, scope));
-        let (function, ty) = match self.below(5) {
+        // Frames of peers: which of them comes first is nobody's business.
+        let frame = self.pick(&[
+            "GROUPS BETWEEN 1 PRECEDING AND 1 FOLLOWING",
+            "GROUPS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING EXCLUDE GROUP",
+            "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE TIES",
+            "GROUPS 2 PRECEDING EXCLUDE CURRENT ROW",
+        ]);
+        let (function, ty) = match self.below(8) {
+            5 => (
+                format!("max({text}) OVER (PARTITION BY {by} ORDER BY {text} {frame})"),
+                Ty::Text,
+            ),
+            6 => (
+                format!("count(*) FILTER (WHERE {text} > 'b') OVER (ORDER BY {text} {frame})"),
+                Ty::Int,
+            ),
+            7 => (
+                format!("first_value({text}) OVER (PARTITION BY {by} ORDER BY {text} DESC)"),
+                Ty::Text,
+            ),
             0 => (format!("rank() OVER (PARTITION BY {by} ORDER BY {text})"), Ty::Int),
             1 => (format!("count(*) OVER (PARTITION BY {by})"), Ty::Int),
             2 => (format!("max({text}) OVER (PARTITION BY {by})"), Ty::Text),
@@ -482,7 +725,15 @@ impl Generator {
         if self.one_in(8) {
             let alias = self.alias();
             let value = self.expression(Ty::Text, 1, &sources);
-            text = format!("{text}, LATERAL (SELECT {value} AS l) {alias}");
+            let lateral = match self.below(6) {
+                0 => format!("LATERAL string_to_table({value}, '1') AS {alias}(l)"),
+                1 => format!("LATERAL (VALUES ({value}), ('v')) AS {alias}(l)"),
+                2 => format!("regexp_split_to_table({value}, '[*]') WITH ORDINALITY AS {alias}(l, nth)"),
+                3 => format!("LATERAL jsonb_each_text(jsonb_build_object('k', {value})) AS {alias}(k, l)"),
+                4 => format!("LATERAL ROWS FROM (unnest(ARRAY[{value}, 'u']), generate_series(1, 2)) AS {alias}(l, g)"),
+                _ => format!("LATERAL (SELECT {value} AS l) {alias}"),
+            };
+            text = format!("{text}, {lateral}");
             sources.push(Source {
                 alias,
                 columns: vec![("l".into(), Ty::Text)],
@@ -493,6 +744,28 @@ impl Generator {
     }
 
     fn item(&mut self, depth: usize, outer: &[Source]) -> (String, Source) {
+        if self.one_in(7) {
+            let (name, columns) = VIEWS[self.below(VIEWS.len())];
+            let alias = self.alias();
+            let source = Source {
+                alias: alias.clone(),
+                columns: owned(columns),
+                table: None,
+            };
+            return (format!("crm.{name} {alias}"), source);
+        }
+        if self.one_in(20) {
+            let alias = self.alias();
+            let source = Source {
+                alias: alias.clone(),
+                columns: vec![("id".into(), Ty::Int), ("t".into(), Ty::Text)],
+                table: None,
+            };
+            return (
+                format!("(VALUES (1, 'x'), (17, NULL), (30, '上海')) AS {alias}(id, t)"),
+                source,
+            );
+        }
         if depth <= 1 || !self.one_in(4) {
             return self.table();
         }
@@ -509,7 +782,12 @@ impl Generator {
     }
 
     fn column(&mut self, ty: Ty, scope: &[Source]) -> Option<String> {
-        let found: Vec<String> = scope
+        let tables = scope.iter().filter_map(|s| Some((s, TABLES[s.table?].0)));
+        let parts = tables.flat_map(|(source, name)| {
+            let of_table = PARTS.iter().filter(move |(table, _, t)| *table == name && *t == ty);
+            of_table.map(|(_, part, _)| part.replace('@', &source.alias))
+        });
+        let mut found: Vec<String> = scope
             .iter()
             .flat_map(|s| {
                 s.columns
@@ -518,6 +796,7 @@ impl Generator {
                     .map(move |(n, _)| format!("{}.{n}", s.alias))
             })
             .collect();
+        found.extend(parts);
         (!found.is_empty()).then(|| found[self.below(found.len())].clone())
     }
 
@@ -529,7 +808,13 @@ impl Generator {
         match ty {
             Ty::Text => {
                 let (a, b) = (self.expression(Ty::Text, d, scope), self.expression(Ty::Text, d, scope));
-                match self.below(16) {
+                match self.below(22) {
+                    15 => format!("CASE {a} WHEN {b} THEN 'same' ELSE {a} END"),
+                    16 => format!("(ARRAY[{a}, {b}])[2]"),
+                    17 => format!("(to_jsonb({a}) #>> '{{}}')"),
+                    18 => format!("(ROW({a}, 1))::text"),
+                    19 => format!("overlay({a} PLACING '#' FROM 1)"),
+                    20 => format!("format('%s/%L', {a}, {b})"),
                     0 => format!("upper({a})"),
                     1 => format!("({a} || {b})"),
                     2 => format!("coalesce({a}, {b})"),
@@ -574,7 +859,10 @@ impl Generator {
                 let of = self.plain_type();
                 let (a, b) = (self.expression(of, d, scope), self.expression(of, d, scope));
                 let (text, more) = (self.expression(Ty::Text, d, scope), self.expression(Ty::Flag, d, scope));
-                match self.below(10) {
+                match self.below(13) {
+                    10 => format!("{text} = ANY (ARRAY['x', {text}, '138'])"),
+                    11 => format!("starts_with({text}, '1')"),
+                    12 => format!("{a} IS NOT DISTINCT FROM {b}"),
                     0 => format!("{a} {} {b}", self.pick(&["=", "<>", "<", ">=", "IS DISTINCT FROM"])),
                     1 => format!("{text} LIKE '{}'", self.pick(&["1%", "%*%", "王%", "c___%", "%市%"])),
                     2 => format!("{text} ~ '{}'", self.pick(&["^1[35]", "[*]+$", "(a|o)"])),

@@ -96,14 +96,18 @@ fn answers_are_those_of_a_masked_copy() {
 
 /// A shop that physically holds only what a role may see.
 pub fn masked_copy(masking: &str) -> String {
-    let server = Postgres::get();
-    let copy = server.shop();
+    let copy = Postgres::get().shop();
+    mask(&copy, masking);
+    copy
+}
+
+/// Makes a shop hold only what a role may see.
+pub fn mask(copy: &str, masking: &str) {
     let masking = masking
         .replace("NAME_MASK", NAME_MASK)
         .replace("PHONE_MASK", PHONE_MASK)
         .replace("OTHERS", OTHERS);
-    server.sql(&copy, &masking);
-    copy
+    Postgres::get().sql(copy, &masking);
 }
 
 /// What is not the same. Anonymous records stand for row types, and texts of errors are not compared.

@@ -118,11 +118,16 @@ impl Postgres {
 
     /// A new database with the shop in it.
     pub fn shop(&self) -> String {
+        self.copy("shop")
+    }
+
+    /// A new database that is a copy of another, which nobody is connected to.
+    pub fn copy(&self, template: &str) -> String {
         let name = format!("shop_{}", NEXT.fetch_add(1, Ordering::SeqCst));
         static COPYING: std::sync::Mutex<()> = std::sync::Mutex::new(());
         // A template may have no other copy under way.
         let _one = COPYING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE shop"));
+        self.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template}"));
         name
     }
 

@@ -286,3 +286,10 @@ fn fields(mut body: &[u8]) -> (String, String) {
     }
     (code, text)
 }
+
+/// The name of Menshen's rule in the DETAIL of a refusal among what was received.
+pub fn rule(received: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(received);
+    let (_, rest) = text.split_once("Menshen rule: ")?;
+    rest.split_once('.').map(|(rule, _)| rule.to_owned())
+}
