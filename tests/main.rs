@@ -25,6 +25,7 @@ mod modify;
 mod oracle;
 mod people;
 mod pipes;
+mod sqlsmith;
 mod session;
 mod tls;
 mod verdicts;
