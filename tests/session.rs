@@ -130,11 +130,10 @@ fn a_portal_is_fetched_from_as_what_it_is() {
     raw.simple("ROLLBACK");
 }
 
+/// Whether a whole phone number came.
 fn clear(answer: &Answer) -> bool {
-    answer
-        .rows
-        .iter()
-        .any(|r| r.iter().flatten().any(|v| v.len() >= 11 && !v.contains(&b'*')))
+    let digits = |v: &Vec<u8>| v.len() >= 11 && v.iter().all(|b| b.is_ascii_digit() || *b == b'+');
+    answer.rows.iter().flatten().flatten().any(digits)
 }
 
 #[test]
@@ -321,4 +320,150 @@ fn an_implicit_transaction_ends_with_what_it_set() {
     }
     assert!(clear(&raw.answer()));
     assert!(!clear(&raw.answer()));
+}
+
+/// Somebody's own schema, in which everything changes `search_path` when it is used.
+const FLIPPING: &str = "
+    CREATE SCHEMA own; GRANT ALL ON SCHEMA own TO PUBLIC; CREATE TABLE own.customers (id bigint, phone text);
+    CREATE FUNCTION own.flip(a text) RETURNS boolean LANGUAGE sql AS $$ SELECT set_config('search_path', 'crm, own', false) IS NOT NULL $$;
+    CREATE FUNCTION own.flips(a int, b int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN SET search_path = crm, own; RETURN 1; END $$;
+    CREATE FUNCTION own.immutable(a int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM own.flips(a, 1); RETURN 1; END $$;
+    CREATE FUNCTION own.trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM own.flip('x'); RETURN NEW; END $$;
+    CREATE OPERATOR own.### (leftarg = int, rightarg = int, function = own.flips);
+    CREATE AGGREGATE own.together(int) (sfunc = own.flips, stype = int, initcond = '0');
+    CREATE DOMAIN own.flipping AS text CHECK (own.flip(VALUE));
+    CREATE DOMAIN own.setting AS text CHECK (set_config('search_path', 'crm, own', false) IS NOT NULL);
+    CREATE FUNCTION own.takes(own.flipping) RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE TYPE own.pair AS (a int, b int);
+    CREATE FUNCTION own.to_pair(int) RETURNS own.pair LANGUAGE plpgsql AS $$ BEGIN PERFORM own.flips(1, 1); RETURN NULL; END $$;
+    CREATE CAST (int AS own.pair) WITH FUNCTION own.to_pair(int);
+    CREATE TABLE own.triggered (id int); CREATE TRIGGER t BEFORE INSERT ON own.triggered FOR EACH ROW EXECUTE FUNCTION own.trigger();
+    CREATE FUNCTION own.of_row(own.triggered) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM own.flips(1, 1); RETURN 1; END $$;
+    CREATE TABLE own.defaulted (id int, b boolean DEFAULT own.flip('x'));
+    CREATE TABLE own.defaulting (id int, s text DEFAULT set_config('search_path', 'crm, own', false));
+    CREATE TABLE own.checked (id int CHECK (own.flips(id, 1) = 1));
+    CREATE TABLE own.domained (d own.flipping);
+    CREATE TABLE own.ruled (id int); CREATE RULE r AS ON INSERT TO own.ruled DO ALSO SELECT own.flip('x');
+    CREATE TABLE own.guarded (id int); INSERT INTO own.guarded VALUES (1); ALTER TABLE own.guarded ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY p ON own.guarded USING (set_config('search_path', 'crm, own', false) IS NOT NULL);
+    CREATE TABLE own.generated (id int, g int GENERATED ALWAYS AS (own.immutable(id)) STORED);
+    CREATE TABLE own.indexed (id int); CREATE INDEX ON own.indexed (own.immutable(id));
+    CREATE VIEW own.viewed AS SELECT own.flip('x'); CREATE VIEW own.viewing AS SELECT set_config('search_path', 'crm, own', false);
+    CREATE VIEW own.over AS SELECT * FROM own.viewing;
+    GRANT ALL ON ALL TABLES IN SCHEMA own TO PUBLIC";
+
+const FLIPS: [&str; 31] = [
+    "SELECT own.flip('x')",
+    "SELECT 1 OPERATOR(own.###) 2",
+    "SELECT own.together(1)",
+    "SELECT 'x'::own.flipping",
+    "SELECT NULL::own.setting",
+    "SELECT own.takes('x')",
+    "SELECT 1::own.pair",
+    "SELECT t.of_row FROM (SELECT NULL::own.triggered) t",
+    "SELECT (ROW(1)::own.triggered).of_row",
+    "INSERT INTO own.triggered VALUES (1)",
+    "INSERT INTO own.defaulted VALUES (1)",
+    "INSERT INTO own.defaulting VALUES (1)",
+    "INSERT INTO own.checked VALUES (1)",
+    "INSERT INTO own.domained VALUES ('x')",
+    "INSERT INTO own.ruled VALUES (1)",
+    "INSERT INTO own.generated (id) VALUES (1)",
+    "INSERT INTO own.indexed VALUES (1)",
+    "UPDATE own.checked SET id = 2",
+    "DELETE FROM own.viewed",
+    "MERGE INTO own.triggered USING (VALUES (1)) v(a) ON false WHEN NOT MATCHED THEN INSERT VALUES (1)",
+    "SELECT * FROM own.viewed",
+    "SELECT * FROM own.over",
+    "SELECT * FROM own.guarded",
+    "EXPLAIN ANALYZE INSERT INTO own.triggered VALUES (1)",
+    "EXPLAIN SELECT 1 WHERE own.immutable(1) = 1",
+    "DO $$ BEGIN INSERT INTO own.triggered VALUES (1); END $$",
+    "DECLARE c CURSOR WITH HOLD FOR SELECT * FROM own.viewed",
+    "CREATE TEMP TABLE x AS SELECT * FROM own.viewing",
+    "COPY (SELECT * FROM own.viewed) TO STDOUT",
+    "PREPARE p AS SELECT * FROM own.viewed; EXECUTE p",
+    "PREPARE q AS SELECT * FROM own.viewed; EXPLAIN ANALYZE EXECUTE q",
+];
+
+#[test]
+fn what_changes_the_path_by_the_way_is_not_overlooked() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    Postgres::get().sql(&menshen.database, FLIPPING);
+    let mut raw = menshen.connect("analyst", "");
+    const SHOWN: &str = "SELECT phone || '' FROM customers WHERE id = 1";
+    for flip in FLIPS {
+        let begin = |raw: &mut Raw| {
+            raw.simple("SET search_path = own");
+            raw.simple("DROP TABLE IF EXISTS pg_temp.x");
+            assert_eq!(raw.simple(SHOWN).error, None);
+        };
+        // One after the other, in one string, in one pipeline; the statement prepared before.
+        begin(&mut raw);
+        raw.simple(flip);
+        assert!(!clear(&raw.simple(SHOWN)), "{flip}");
+        begin(&mut raw);
+        assert!(!clear(&raw.simple(&format!("{flip}; {SHOWN}"))), "{flip}");
+        begin(&mut raw);
+        raw.parse("shown", SHOWN);
+        if !flip.contains(';') {
+            raw.parse("", flip);
+            raw.bind("", "", &[], &[]);
+            raw.execute("", 0);
+        }
+        for name in ["shown", ""] {
+            if name.is_empty() {
+                raw.parse(name, SHOWN);
+            }
+            raw.bind("", name, &[], &[]);
+            raw.execute("", 0);
+        }
+        raw.sync();
+        assert!(!clear(&raw.answer()), "{flip}");
+        raw.simple("DEALLOCATE ALL");
+        raw.simple("CLOSE ALL");
+    }
+    // What does nothing of the kind goes on as it did.
+    for sql in [
+        "SELECT set_config('app.tenant', 'x', false)",
+        "INSERT INTO crm.notes (id, note) VALUES (7000, 'x')",
+    ] {
+        assert_eq!(raw.simple(sql).error, None, "{sql}");
+    }
+}
+
+#[test]
+fn the_check_of_a_parameter_does_not_move_names_between_bind_and_execute() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    Postgres::get().sql(&menshen.database, FLIPPING);
+    let oid: u32 = Postgres::get()
+        .sql(&menshen.database, "SELECT 'own.flipping'::regtype::oid")
+        .trim()
+        .parse()
+        .unwrap();
+    let mut raw = menshen.connect("analyst", "");
+    for sql in [
+        "SELECT phone || '' FROM customers WHERE id = 1 AND $1::own.flipping IS NOT NULL",
+        "SELECT phone || '' FROM customers WHERE id = 1 AND $1 IS NOT NULL",
+        "SELECT phone || '' FROM customers WHERE id = 1 AND own.takes($1) = 1",
+        "SELECT phone || '' FROM customers, own.domained WHERE id = 1 AND d = $1",
+        "WITH x AS (INSERT INTO own.domained VALUES ($1) RETURNING 1) SELECT phone || '' FROM customers, x WHERE id = 1",
+    ] {
+        raw.simple("SET search_path = own");
+        let mut body = [b"\0", sql.as_bytes(), b"\0"].concat();
+        body.extend(1_i16.to_be_bytes());
+        body.extend(if sql.contains("$1 IS") { oid } else { 0 }.to_be_bytes());
+        raw.send(b'P', &body);
+        raw.bind("", "", &["x"], &[]);
+        raw.execute("", 0);
+        raw.sync();
+        let answer = raw.answer();
+        assert_eq!((answer.sqlstate(), clear(&answer)), ("42501", false), "{sql}");
+        raw.simple("SET search_path = own");
+        let by_sql = sql.replace("$1", "($1)");
+        raw.simple(&format!("PREPARE q(own.flipping) AS {by_sql}"));
+        assert!(!clear(&raw.simple("EXECUTE q('x')")), "{sql}");
+        raw.simple(&format!("PREPARE r AS {by_sql}"));
+        assert!(!clear(&raw.simple("EXECUTE r('x')")), "{sql}");
+    }
 }

@@ -39,22 +39,22 @@ WITH RECURSIVE belongs(member, roleid) AS (
            n.nspname IN ('pg_catalog', 'information_schema') AS system
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 't')
-), thing(class, oid, kind, owner) AS (
-    SELECT 'pg_catalog.pg_trigger'::pg_catalog.regclass, t.oid, 'w', t.tgrelid FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
-  UNION ALL SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass, d.oid, CASE WHEN a.attgenerated = '' THEN 'w' ELSE 'r' END, d.adrelid
+), thing(class, oid, kind, owner, tree) AS (
+    SELECT 'pg_catalog.pg_trigger'::pg_catalog.regclass, t.oid, 'w', t.tgrelid, t.tgqual::pg_catalog.text FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
+  UNION ALL SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass, d.oid, CASE WHEN a.attgenerated = '' THEN 'w' ELSE 'r' END, d.adrelid, d.adbin::pg_catalog.text
       FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
   UNION ALL SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, c.oid, CASE WHEN c.conrelid = 0 THEN 't' ELSE 'm' END,
-      CASE WHEN c.conrelid = 0 THEN c.contypid ELSE c.conrelid END FROM pg_catalog.pg_constraint c
-  UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid, 'm', i.indrelid FROM pg_catalog.pg_index i
-  UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, 'm', c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'p'
-  UNION ALL SELECT 'pg_catalog.pg_policy'::pg_catalog.regclass, p.oid, 'm', p.polrelid FROM pg_catalog.pg_policy p
-  UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, s.oid, 'm', s.stxrelid FROM pg_catalog.pg_statistic_ext s
-  UNION ALL SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass, w.oid, k.kind, w.ev_class
+      CASE WHEN c.conrelid = 0 THEN c.contypid ELSE c.conrelid END, c.conbin::pg_catalog.text FROM pg_catalog.pg_constraint c
+  UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid, 'm', i.indrelid, NULL FROM pg_catalog.pg_index i
+  UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, 'm', c.oid, NULL FROM pg_catalog.pg_class c WHERE c.relkind = 'p'
+  UNION ALL SELECT 'pg_catalog.pg_policy'::pg_catalog.regclass, p.oid, 'm', p.polrelid, pg_catalog.concat(p.polqual::pg_catalog.text, p.polwithcheck::pg_catalog.text) FROM pg_catalog.pg_policy p
+  UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, s.oid, 'm', s.stxrelid, NULL FROM pg_catalog.pg_statistic_ext s
+  UNION ALL SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass, w.oid, k.kind, w.ev_class, NULL
       FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class c ON c.oid = w.ev_class
       JOIN (VALUES ('r'), ('m'), ('w')) k(kind) ON k.kind = 'w' OR w.rulename = '_RETURN' AND k.kind = CASE c.relkind WHEN 'v' THEN 'r' ELSE 'm' END
      WHERE w.ev_class >= 16384
-  UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 'f', p.oid FROM pg_catalog.pg_proc p WHERE p.oid >= 16384
-  UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, 't', t.oid FROM pg_catalog.pg_type t WHERE t.oid >= 16384
+  UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 'f', p.oid, NULL FROM pg_catalog.pg_proc p WHERE p.oid >= 16384
+  UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, 't', t.oid, NULL FROM pg_catalog.pg_type t WHERE t.oid >= 16384
 )
 SELECT pg_catalog.json_build_object(
   'database', pg_catalog.current_database(),
@@ -75,6 +75,7 @@ SELECT pg_catalog.json_build_object(
               UNION ALL SELECT 't', x.refobjid WHERE x.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
               UNION ALL SELECT thing.kind, x.refobjid WHERE x.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
                 AND thing.class = 'pg_catalog.pg_rewrite'::pg_catalog.regclass) used
+      UNION ALL SELECT thing.kind, thing.owner, 'f', 2078 FROM thing WHERE thing.tree LIKE '%:funcid 2078 %'
       UNION ALL SELECT 'r', c.oid, 't', c.reltype FROM pg_catalog.pg_class c WHERE c.reltype >= 16384
       UNION ALL SELECT 't', c.reltype, 't', a.atttypid FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE c.reltype >= 16384
@@ -85,7 +86,7 @@ SELECT pg_catalog.json_build_object(
       UNION ALL SELECT 'w', i.inhrelid, 'w', i.inhparent FROM pg_catalog.pg_inherits i
       UNION ALL SELECT 'w', c.confrelid, 'w', c.conrelid FROM pg_catalog.pg_constraint c
           WHERE c.contype = 'f' AND (c.confdeltype IN ('c', 'n', 'd') OR c.confupdtype IN ('c', 'n', 'd'))) e
-     WHERE e.on_oid >= 16384 AND e.of <> 0 AND (e.kind, e.of) IS DISTINCT FROM (e.on_kind, e.on_oid)),
+     WHERE (e.on_oid >= 16384 OR e.on_kind = 'f' AND e.on_oid = 2078) AND e.of <> 0 AND (e.kind, e.of) IS DISTINCT FROM (e.on_kind, e.on_oid)),
   'type_names', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, t.oid::bigint))
       FROM pg_catalog.pg_type t WHERE t.oid >= 16384 OR EXISTS (SELECT 1 FROM pg_catalog.pg_cast c WHERE t.oid IN (c.castsource, c.casttarget) AND c.castfunc >= 16384)),
   'loose', (SELECT pg_catalog.json_agg(DISTINCT loose.name) FROM (

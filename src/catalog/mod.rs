@@ -159,6 +159,9 @@ pub struct Function {
     pub settings: Vec<String>,
 }
 
+/// The oid of `set_config`, the same in every version (pg_proc.dat).
+pub const SET_CONFIG: Oid = 2078;
+
 /// One database's catalog at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
@@ -176,7 +179,7 @@ pub struct Catalog {
     pub functions: HashMap<String, Vec<Function>>,
     /// Names of operators (e.g. `=`) that exist outside `pg_catalog`, with the qualified functions behind them.
     pub operators: HashMap<String, Vec<(String, String)>>,
-    /// What runs, or may run, when an object is used. Only objects that are not built in.
+    /// What runs, or may run, when an object is used: objects that are not built in, and [`SET_CONFIG`].
     pub runs: HashMap<Use, BTreeSet<Use>>,
     /// Types that are not built in, or have casts that are not, by bare name (also the row types of relations).
     pub type_names: HashMap<String, BTreeSet<Oid>>,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::functions::{Call, SettingCall};
+use super::functions::{Call, Change, SettingCall};
 use super::parse::{self, quote};
 use super::plan::{Meaning, StatementPlan};
 use super::protected::{Kind, Protected};
@@ -130,8 +130,24 @@ impl<'j> Judge<'j> {
         filters.all(|f| policy.row_filter(self.request.standing, &f.relation).is_none())
     }
 
+    /// Settings may be others after this; a type whose code does so is refused.
+    pub(super) fn changed_by(&self, change: Option<Change>, what: impl FnOnce() -> String) -> Result<(), Refusal> {
+        match change {
+            None => Ok(()),
+            Some(Change::Code) => {
+                *self.user_function.borrow_mut() = true;
+                Ok(())
+            }
+            Some(Change::Type) => Err(type_changes_settings(&what())),
+        }
+    }
+
     /// What runs when a relation is read, maintained or written to must not reach protected relations by itself.
     pub(super) fn code_behind(&self, relation: &Relation, kind: UseKind) -> Result<(), Refusal> {
+        let change = self.ground.reach.changers().relation(relation.oid);
+        self.changed_by(change, || {
+            format!("relation \"{}.{}\"", relation.name.schema, relation.name.name)
+        })?;
         let Some(reason) = self.ground.reach.code_behind(relation.oid, kind, self.unrestricted) else {
             return Ok(());
         };
@@ -192,6 +208,15 @@ pub(super) fn type_opaque(name: &str, reason: &str) -> Refusal {
         "type-opaque",
         format!("permission denied for type {name}: it {reason}"),
         "use another type, or ask the owners of the policy to trust the function",
+    )
+}
+
+/// The refusal for a type whose checks or casts change settings: a parameter of it runs them between the reading of a statement and its execution.
+pub(crate) fn type_changes_settings(what: &str) -> Refusal {
+    Refusal::denied(
+        "type-changes-settings",
+        format!("permission denied for {what}: a type's checks or casts change settings that statements are read by"),
+        "let checks and casts leave search_path, role and menshen.… alone",
     )
 }
 
@@ -323,6 +348,14 @@ impl Lookup for Judge<'_> {
                 ));
             }
         };
+        if self
+            .ground
+            .reach
+            .changers()
+            .function(schema, bare, self.request.search_path)
+        {
+            return Err(type_changes_settings(&format!("function \"{bare}\"")));
+        }
         match self.ground.reach.judge_call(schema, bare, self.request.search_path) {
             Call::BuiltIn(None) => {}
             Call::BuiltIn(Some(entry)) => {

@@ -37,6 +37,7 @@ use crate::meter::spec::HIDDEN_PREFIX;
 use crate::policy::{Policy, Standing, UNCLASSIFIED};
 use crate::wire::Refusal;
 use functions::Reach;
+pub(crate) use judge::type_changes_settings;
 use judge::{Judge, SettingRow};
 use parse::Parsed;
 pub use plan::{Plan, StatementKind, StatementPlan};
@@ -574,7 +575,11 @@ impl Subject<'_> {
         let denied = match ground.reach.judge_call(None, name, self.judge.path()) {
             functions::Call::BuiltIn(entry) => entry.map(|e| e.reason.clone()),
             functions::Call::User(functions::Verdict::Refused { reason, .. }) => Some(reason),
-            functions::Call::User(functions::Verdict::Safe) | functions::Call::Unknown => None,
+            functions::Call::User(functions::Verdict::Safe) => {
+                *self.judge.user_function.borrow_mut() = true;
+                None
+            }
+            functions::Call::Unknown => None,
         };
         let Some(reason) = denied else { return Ok(()) };
         if of.is_some_and(|of| self.has_column(of, name)) {
@@ -645,6 +650,9 @@ impl Subject<'_> {
     /// A type whose casts or checks call a user function.
     fn type_name(&self, name: &str) -> Result<(), Refusal> {
         let ground = self.judge.ground;
+        if ground.reach.changers().type_name(name) {
+            return Err(judge::type_changes_settings(&format!("type \"{name}\"")));
+        }
         match ground.reach.code_behind_type(&ground.catalog, name) {
             None => Ok(()),
             Some(reason) => Err(judge::type_opaque(name, reason)),
@@ -652,6 +660,8 @@ impl Subject<'_> {
     }
 
     fn operator(&self, name: &str) -> Result<(), Refusal> {
+        let change = self.judge.ground.reach.changers().operator(name);
+        self.judge.changed_by(change, || format!("operator {name}"))?;
         let Some(behind) = self.judge.ground.catalog.operators.get(name) else {
             return Ok(());
         };

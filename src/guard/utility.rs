@@ -92,12 +92,15 @@ pub(super) fn execute(subject: &Subject<'_>) -> Result<Judged, Verdict> {
 
 /// The plan of a prepared statement by name.
 pub(super) fn prepared(subject: &Subject<'_>, name: &str) -> Result<Arc<StatementPlan>, Refusal> {
-    subject
+    let plan = subject
         .earlier
         .get(name)
         .cloned()
         .or_else(|| subject.judge.prepared(name))
-        .ok_or_else(|| no_such_statement(name))
+        .ok_or_else(|| no_such_statement(name))?;
+    // What it may change, whatever runs it may change.
+    *subject.judge.user_function.borrow_mut() |= plan.may_change_settings;
+    Ok(plan)
 }
 
 /// Passes only where nothing protected is named.

@@ -11,7 +11,7 @@ use super::judging::Judging;
 use super::notes::Note;
 use super::owed::{Charge, Owed, Portal, Prepared, Running, Shape};
 use super::{Phase, Session, Taken};
-use crate::guard::{Plan, StatementKind, StatementPlan};
+use crate::guard::{self, Plan, StatementKind, StatementPlan};
 use crate::meter::Layout;
 use crate::wire::frame::Frame;
 use crate::wire::{Refusal, message};
@@ -292,6 +292,13 @@ impl Session {
                 return Taken::Done;
             }
         };
+        // The types that the client says its parameters have: their checks run at Bind.
+        let ground = self.ground();
+        let changes = |oid: &u32| ground.as_ref().is_some_and(|g| g.reach.changers().type_oid(*oid));
+        if parse.type_oids.iter().any(changes) {
+            self.refuse_extended(guard::type_changes_settings("the type of a parameter"));
+            return Taken::Done;
+        }
         let name = parse.name.unwrap_or_default();
         let edited = plan.edited;
         let text = Arc::clone(&plan.text);

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::BUILT_INS;
 use super::body::{self, Words};
-use crate::catalog::{Catalog, Function, Oid, Use, UseKind};
+use crate::catalog::{Catalog, Function, Oid, SET_CONFIG, Use, UseKind};
 
 /// Functions, operators and types behind which something keeps what it is given.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Keepers {
             };
             let used = catalog.runs.get(&casting).into_iter().flatten();
             used.into_iter()
-                .any(|u| u.kind == UseKind::Call && keeping.contains(&u.oid))
+                .any(|u| u.kind == UseKind::Call && (keeping.contains(&u.oid) || u.oid == SET_CONFIG))
         };
         let types = catalog.type_names.iter().filter(|(_, oids)| oids.iter().any(runs));
         keepers.types = types.map(|(name, _)| name.clone()).collect();

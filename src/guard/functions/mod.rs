@@ -5,10 +5,12 @@
 //! extensions vouches for them. Whatever runs a refused function when it is used is refused as well (`reach.rs`).
 
 mod body;
+mod change;
 mod data;
 mod keep;
 mod reach;
 
+pub use change::{Change, Changers};
 pub use data::{BUILT_INS, BuiltIns, Entry};
 pub use keep::Keepers;
 pub use reach::Reach;

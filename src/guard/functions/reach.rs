@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use globset::{Glob, GlobMatcher};
 
 use super::body::{self, Forbidden, Why, Words};
-use super::{BUILT_INS, Call, Keepers, Verdict};
+use super::{BUILT_INS, Call, Changers, Keepers, Verdict};
 use crate::catalog::{Catalog, Function, Oid, RelationName, Use, UseKind};
 
 /// What the functions of a database could reach.
@@ -26,6 +26,8 @@ pub struct Reach {
     named: Named,
     /// What keeps the values it is given.
     keepers: Keepers,
+    /// What changes settings.
+    changers: Changers,
 }
 
 /// Names, in lower case, of what is refused: only the first reason of each.
@@ -65,6 +67,7 @@ impl Reach {
                 .map(|g| g.compile_matcher())
                 .collect();
             reach.settle(catalog);
+            reach.changers = Changers::new(catalog);
             reach.keepers = Keepers::new(catalog, &|f| {
                 let qualified = format!("{}.{}", f.schema, f.name);
                 reach.trusted.iter().any(|t| t.is_match(&qualified))
@@ -299,6 +302,12 @@ impl Reach {
         schemas
             .iter()
             .any(|s| self.trusted.iter().any(|t| t.is_match(format!("{s}.{bare}"))))
+    }
+
+    /// What changes settings that statements are read by.
+    #[must_use]
+    pub fn changers(&self) -> &Changers {
+        &self.changers
     }
 
     /// What keeps the values it is given.

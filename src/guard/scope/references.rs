@@ -173,6 +173,13 @@ impl Walk<'_> {
             // The row a cursor stands on: what it showed was filtered when it was declared.
             "CurrentOfExpr" => Ok(Flow::default()),
             "MultiAssignRef" => Err(unknown_node("MultiAssignRef outside of SET").into()),
+            "AIndirection" => {
+                let flow = self.children(t, level, env)?;
+                for part in t.list("indirection") {
+                    self.noted(part.text("sval"), &flow)?;
+                }
+                Ok(flow)
+            }
             // JSON_TABLE's and XMLTABLE's columns stand only in FROM.
             "JsonTableColumn" | "RangeTableFuncCol" | "JsonTablePath" => self.children(t, level, env),
             kind if expression::is_known(kind) => self.children(t, level, env),
@@ -196,6 +203,15 @@ impl Walk<'_> {
             "give it masked or unclassified columns only, or ask the owners of the policy for `derive`",
         )
         .into())
+    }
+
+    /// `value.function`: the function may keep what it is given.
+    fn noted(&self, name: &str, flow: &Flow) -> Result<(), Stop> {
+        let name = [name.to_owned()];
+        if self.look.keeps(Given::Function(&name)) {
+            self.kept(flow, &format!("function \"{}\"", name.join(".")))?;
+        }
+        Ok(())
     }
 
     pub(super) fn children(&mut self, t: &Tree, level: &Level, env: Env<'_>) -> Result<Flow, Stop> {
@@ -408,7 +424,9 @@ impl Walk<'_> {
             }
             // `alias.function` is function notation on the whole row.
             self.row_of_target(t, named, levels, depth, false)?;
-            return self.whole_row(named);
+            let flow = self.whole_row(named)?;
+            self.noted(column, &flow)?;
+            return Ok(flow);
         }
         self.must_resolve(alias, levels)?;
         let mut taint = Taint::new();
