@@ -131,7 +131,9 @@ impl Walk<'_> {
         };
         if odd {
             // SEARCH and CYCLE gather the rows of a path in one value.
-            output.loose = output.loose.packed();
+            if self.reads_path(t, &name) {
+                output.loose = output.loose.packed();
+            }
             output.columns.push(OutColumn {
                 name: None,
                 taint: union(&output.columns),
@@ -147,6 +149,39 @@ impl Walk<'_> {
             restricted: output.restricted,
             thread,
         })
+    }
+
+    /// Whether the columns in which SEARCH and CYCLE gather a path could be read anywhere in the text: by name, by `*`, as part of a row,
+    /// or under another name.
+    fn reads_path(&self, cte: &Tree, name: &str) -> bool {
+        let gathered = [
+            cte.field("search_clause").text("search_seq_column"),
+            cte.field("cycle_clause").text("cycle_path_column"),
+        ];
+        let mut aliases = vec![name.to_owned()];
+        let mut found = false;
+        for statement in &self.parsed.statements {
+            statement.walk(&mut |n| {
+                if n.kind() == "RangeVar" && n.text("relname") == name {
+                    let alias = n.field("alias");
+                    found |= !alias.list("colnames").is_empty();
+                    aliases.push(alias.text("aliasname").to_owned());
+                }
+                true
+            });
+        }
+        for statement in &self.parsed.statements {
+            statement.walk(&mut |n| {
+                if n.kind() == "ColumnRef" {
+                    let fields = n.names("fields").unwrap_or_default();
+                    let last = fields.last().map_or("*", String::as_str);
+                    let row = fields.len() == 1 && aliases.iter().any(|a| a == last);
+                    found |= last == "*" || row || gathered.contains(&last);
+                }
+                !found
+            });
+        }
+        found
     }
 
     /// Whether a query names a relation without schema of that name anywhere: then, under RECURSIVE, it may mean itself.
