@@ -30,6 +30,14 @@ pub enum Intent {
         /// The masked scan with its alias.
         text: String,
     },
+    /// The RangeTableSample over the RangeVar at this location becomes the FROM entry of `SELECT FROM <text>`, with the client's sampling
+    /// inside.
+    Sample {
+        /// Location of the RangeVar.
+        location: usize,
+        /// The masked scan with its alias.
+        text: String,
+    },
     /// The target list with this anchor gets `SELECT <text>` as a further element.
     Target {
         /// The list.
@@ -395,12 +403,26 @@ impl Editor<'_, '_> {
     }
 
     fn replace(&mut self, scan: &Scan, hidden: &[&Insert], frame: usize, out: &mut Vec<Splice>) -> Result<(), Refusal> {
-        let masked = masked_scan(scan, self.token, self.fence)?;
+        let sample = match scan.sample {
+            Some((start, end)) => {
+                out.push(Splice {
+                    start,
+                    end,
+                    text: String::new(),
+                });
+                let clause = self.parsed.text.get(start..end);
+                format!(" {}", clause.ok_or_else(|| internal("TABLESAMPLE"))?)
+            }
+            None => String::new(),
+        };
+        let masked = masked_scan(scan, &sample, self.token, self.fence)?;
         let with_alias = format!("{masked} AS {}", quote(&scan.alias));
         if frame == 0 {
-            self.intents.push(Intent::Relation {
-                location: scan.location,
-                text: with_alias.clone(),
+            let (location, text) = (scan.location, with_alias.clone());
+            self.intents.push(if scan.sample.is_some() {
+                Intent::Sample { location, text }
+            } else {
+                Intent::Relation { location, text }
             });
         }
         if let Some(keyword) = scan.table_keyword {
@@ -487,7 +509,7 @@ impl Editor<'_, '_> {
 ///
 /// # Errors
 /// Where a mask does not fit.
-pub fn masked_scan(scan: &Scan, token: &TokenSettings, fence: bool) -> Result<String, Refusal> {
+pub fn masked_scan(scan: &Scan, sample: &str, token: &TokenSettings, fence: bool) -> Result<String, Refusal> {
     let mut columns: Vec<String> = Vec::new();
     for (index, column) in scan.protected.columns.iter().enumerate() {
         let name = quote(&column.column.name);
@@ -519,7 +541,7 @@ pub fn masked_scan(scan: &Scan, token: &TokenSettings, fence: bool) -> Result<St
         quote(&scan.protected.name.schema),
         quote(&scan.protected.name.name)
     );
-    let mut text = format!("(SELECT {} FROM {only}{relation} AS m", columns.join(", "));
+    let mut text = format!("(SELECT {} FROM {only}{relation} AS m{sample}", columns.join(", "));
     if let Some((_, filter)) = &scan.filter {
         text.push_str(&format!(" WHERE ({filter})"));
         if fence {

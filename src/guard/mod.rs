@@ -897,6 +897,10 @@ fn account_trees(parsed: &Parsed, seen: &mut witness::Accounted) {
                 "FuncCall" => {
                     seen.functions.extend(n.names("funcname"));
                 }
+                // The witness takes some sampling methods for functions, which they are.
+                "RangeTableSample" => {
+                    seen.functions.extend(n.names("method"));
+                }
                 "ColumnRef" => {
                     seen.columns.extend(n.names("fields").into_iter().flatten());
                 }

@@ -282,13 +282,15 @@ fn edit_of(sql: &str) -> (Tree, String, Vec<edit::Intent>) {
 }
 
 /// Statements in which every kind of edit stands.
-const EDITED: [&str; 6] = [
+const EDITED: [&str; 8] = [
     "SELECT c.phone, crm.customers.id FROM crm.customers, crm.customers c WHERE c.id > 1 GROUP BY c.phone, crm.customers.id HAVING count(*) > 0 ORDER BY 1 LIMIT 5",
     "WITH x AS (SELECT ctid, * FROM crm.customers) SELECT * FROM x JOIN crm.messages m ON m.customer_id = x.id",
     "UPDATE crm.customers SET grade = upper(phone), city = 'x' FROM crm.messages m WHERE m.customer_id = customers.id AND phone > '1' RETURNING phone, customers.name || 'x', *",
     "DELETE FROM crm.customers RETURNING *",
     "INSERT INTO crm.customers AS c (id, grade) SELECT id, phone FROM crm.customers ON CONFLICT (id) DO UPDATE SET grade = c.phone WHERE c.name <> '' RETURNING c.email",
     "MERGE INTO crm.customers c USING crm.orders o ON c.id = o.customer_id WHEN MATCHED AND c.phone > '' THEN UPDATE SET grade = c.name WHEN NOT MATCHED THEN INSERT (id) VALUES (o.id)",
+    "SELECT c.phone FROM crm.customers AS c TABLESAMPLE BERNOULLI (50) REPEATABLE (3) WHERE id < 3",
+    "SELECT phone FROM crm.customers TABLESAMPLE pg_catalog.system ((20)::real)",
 ];
 
 #[test]
@@ -383,6 +385,7 @@ fn moved(intent: &edit::Intent) -> Option<edit::Intent> {
     match &mut moved {
         Intent::Options { .. } => return None,
         Intent::Relation { location, .. }
+        | Intent::Sample { location, .. }
         | Intent::Spell { location, .. }
         | Intent::Reference { location, .. }
         | Intent::Comparison { location, .. }

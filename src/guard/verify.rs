@@ -53,7 +53,7 @@ struct PartOf<'i> {
 /// The tree elements that an intent puts in, read from their own text alone.
 fn elements(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
     let (text, field) = match intent {
-        Intent::Relation { text, .. } => (format!("SELECT FROM {text}"), "from_clause"),
+        Intent::Relation { text, .. } | Intent::Sample { text, .. } => (format!("SELECT FROM {text}"), "from_clause"),
         Intent::Target { text, .. }
         | Intent::Spell { text, .. }
         | Intent::Reference { text, .. }
@@ -101,6 +101,15 @@ fn apply(tree: &mut Tree, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
                 }
                 *tree = element;
                 return;
+            }
+            ("RangeTableSample", Intent::Sample { location: at, .. }, [element])
+                if tree.field("relation").location() == Some(*at) =>
+            {
+                if let Some(element) = sampled(element, tree) {
+                    applied.insert(number);
+                    *tree = element;
+                    return;
+                }
             }
             ("ColumnRef", Intent::Reference { location: at, .. }, [element])
             | ("AExpr", Intent::Comparison { location: at, .. }, [element])
@@ -167,6 +176,24 @@ fn apply(tree: &mut Tree, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
             _ => {}
         }
     }
+}
+
+/// A masked scan that samples as the client's `RangeTableSample` does, under the client's alias.
+fn sampled(scan: &Tree, client: &Tree) -> Option<Tree> {
+    let mut scan = scan.clone();
+    let alias = client.field("relation").field("alias").clone();
+    if !alias.is_null() {
+        set(&mut scan, "alias", alias);
+    }
+    let from = items_mut(field_mut(&mut scan, "subquery")?, "from_clause")?;
+    let [inner] = from.as_mut_slice() else { return None };
+    if inner.kind() != "RangeTableSample" {
+        return None;
+    }
+    for part in ["method", "args", "repeatable"] {
+        set(inner, part, client.field(part).clone());
+    }
+    Some(scan)
 }
 
 /// Select lists and RETURNING: `*` spelled out, hidden columns behind.

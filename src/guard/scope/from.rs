@@ -50,12 +50,14 @@ impl Walk<'_> {
                     self.expression(part, so_far, env)?;
                 }
                 self.expression(t.field("repeatable"), so_far, env)?;
-                if item
-                    .named
-                    .iter()
-                    .any(|n| n.scan.and_then(|s| self.scans.get(s)).is_some_and(|s| s.replaced))
-                {
-                    return Err(unsupported("tablesample", "TABLESAMPLE on a protected relation").into());
+                let clause = self.sample_clause(t);
+                for scan in item.named.iter().filter_map(|n| n.scan) {
+                    if let Some(scan) = self.scans.get_mut(scan).filter(|s| s.replaced) {
+                        // Methods of extensions may count hidden rows; arguments that are computed may name what is not inside.
+                        let form =
+                            || unsupported("tablesample", "TABLESAMPLE by this method or with computed arguments");
+                        scan.sample = Some(clause.ok_or_else(form)?);
+                    }
                 }
                 Ok(item)
             }
@@ -103,6 +105,49 @@ impl Walk<'_> {
             star: columns,
             named: vec![named],
         }
+    }
+
+    /// The bytes of `TABLESAMPLE {SYSTEM | BERNOULLI} (…) [REPEATABLE (…)]` with constant arguments.
+    fn sample_clause(&self, t: &Tree) -> Option<(usize, usize)> {
+        use pg_query::protobuf::Token;
+        fn constant(t: &Tree) -> bool {
+            match t.kind() {
+                "AConst" | "ParamRef" => true,
+                "TypeCast" => constant(t.field("arg")),
+                "AExpr" => constant(t.field("lexpr")) && constant(t.field("rexpr")),
+                _ => t.is_null(),
+            }
+        }
+        let method = t.names("method")?;
+        let known = |m: &String| matches!(m.as_str(), "system" | "bernoulli");
+        let plain = match method.as_slice() {
+            [one] => known(one),
+            [schema, one] => schema == "pg_catalog" && known(one),
+            _ => false,
+        };
+        if !plain || !t.list("args").iter().all(constant) || !constant(t.field("repeatable")) {
+            return None;
+        }
+        let first = self.parsed.token_at(t.location()?)?.checked_sub(1)?;
+        let start = self.parsed.token(first).filter(|k| k.kind == Token::Tablesample)?.start;
+        let closed = |from: usize| {
+            let mut depth = 0_usize;
+            let mut index = from;
+            loop {
+                match self.parsed.token(index)?.kind {
+                    Token::Ascii40 => depth += 1,
+                    Token::Ascii41 if depth == 1 => return Some(index),
+                    Token::Ascii41 => depth = depth.checked_sub(1)?,
+                    _ => {}
+                }
+                index += 1;
+            }
+        };
+        let mut last = closed(first + 1)?;
+        if self.parsed.token(last + 1).is_some_and(|k| k.kind == Token::Repeatable) {
+            last = closed(last + 1)?;
+        }
+        Some((start, self.parsed.token(last)?.end))
     }
 
     pub(super) fn range_var(&mut self, t: &Tree, env: Env<'_>, simple: bool, nullable: bool) -> Result<Item, Stop> {
@@ -270,6 +315,7 @@ impl Walk<'_> {
             filter: treated.filter,
             frame: self.frame,
             location,
+            sample: None,
             protected: Arc::clone(&protected),
         });
         let named = Named {

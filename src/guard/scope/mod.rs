@@ -100,6 +100,8 @@ pub struct Scan {
     pub frame: usize,
     /// Location of the RangeVar.
     pub location: usize,
+    /// Byte range of its TABLESAMPLE clause, which belongs to the relation: it moves into the masked scan.
+    pub sample: Option<(usize, usize)>,
 }
 
 /// A hidden column in the output of a query level.

@@ -495,6 +495,7 @@ impl Walk<'_> {
             filter: treated.filter,
             frame: self.frame,
             location,
+            sample: None,
             protected: Arc::clone(&protected),
         });
         let named = Named {

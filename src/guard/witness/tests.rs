@@ -83,6 +83,8 @@ fn known_misreadings_are_excused_and_nothing_more() {
         "SELECT json_objectagg(a: b), json_arrayagg(a) FROM t",
         "SELECT a = ALL (ARRAY[b]) FROM t",
         "SELECT (VALUES (a)) FROM t",
+        "SELECT a FROM t TABLESAMPLE pg_catalog.bernoulli (10)",
+        "SELECT a FROM t AS u TABLESAMPLE system ((10)::real) REPEATABLE (0)",
         "SELECT xmlparse(content a), xmlparse(document a), xmlroot(b, version '1.0'), xmlforest(a, b), xmlelement(name x, a) FROM t",
         "SELECT xmlserialize(content a AS text) FROM t",
     ] {
