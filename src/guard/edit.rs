@@ -215,10 +215,11 @@ impl Editor<'_, '_> {
                     text: text.clone(),
                 });
             }
+            // `RETURNING*` has no blank before its star.
             splices.push(Splice {
                 start: star.start,
                 end: star.end,
-                text,
+                text: format!(" {text}"),
             });
         }
         self.splice(range, splices)
@@ -293,7 +294,8 @@ impl Editor<'_, '_> {
                 } else {
                     (format!("({filter}) AND ("), ")".to_owned())
                 };
-                put(start, start, before.clone());
+                // `WHERE-a < 0` has no blank before its condition.
+                put(start, start, format!(" {before}"));
                 put(end, end, after.clone());
                 Intent::Condition {
                     of: *of,
