@@ -39,7 +39,10 @@ fn printed(program: &str, arguments: &[&str], port: u16, database: &str, login: 
         output.status.success() || client_version() < Postgres::get().version(),
         "{program} {arguments:?} as {login}: {text}"
     );
-    text.replace(database, "DATABASE").replace(&port.to_string(), "PORT")
+    // Only where it stands as a port: its digits may also stand in a value.
+    text.replace(database, "DATABASE")
+        .replace(&format!("port \"{port}\""), "PORT")
+        .replace(&format!("port {port}"), "PORT")
 }
 
 const BACKSLASH: [&str; 46] = [
