@@ -38,7 +38,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         };
         let catalog = server::runtime()
             .map_err(|e| e.to_string())
-            .and_then(|runtime| runtime.block_on(server::keeper::read(&config, &args.database, 1)));
+            .and_then(|runtime| runtime.block_on(server::keeper::read_any(&config, &args.database)));
         match catalog {
             Ok(catalog) => warnings.extend(live::check(&args.policy, &rules.policy, &catalog)),
             Err(why) => return failed(&why),

@@ -53,7 +53,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
     }
     let catalog = server::runtime()
         .map_err(|e| e.to_string())
-        .and_then(|runtime| runtime.block_on(server::keeper::read(&config, &args.database, 1)));
+        .and_then(|runtime| runtime.block_on(server::keeper::read_any(&config, &args.database)));
     let catalog = match catalog {
         Ok(catalog) => Arc::new(catalog),
         Err(why) => return failed(&why),

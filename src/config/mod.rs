@@ -1,25 +1,15 @@
 //! `menshen.toml`: read, checked and resolved; every mistake reported at once. Paths in it are relative to the file's own
 //! directory. DESIGN §9 is the format.
 
+mod upstream;
+
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use crate::alert::SinkConfig;
 use crate::policy::Problem;
 use crate::policy::reader::{Reader, Section};
-
-/// How the connection to the server is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SslMode {
-    /// Never.
-    Disable,
-    /// Where the server can; its certificate is not checked.
-    Prefer,
-    /// Always; its certificate is not checked.
-    Require,
-    /// Always; certificate and host name are checked against `root_cert`.
-    VerifyFull,
-}
+pub use upstream::{Host, RootCert, SslMode, TargetSessionAttrs, Upstream};
 
 /// The resolved configuration. Every key has a default.
 #[derive(Debug, Clone)]
@@ -30,16 +20,8 @@ pub struct Config {
     pub policy: PathBuf,
     /// `key_file`: 32 random bytes in hex, made with mode 0600 at the first start. *Default: `var/menshen.key`*
     pub key_file: PathBuf,
-    /// `[upstream] hosts`: the first one is used. *Default: `127.0.0.1:5432`*
-    pub upstream: String,
-    /// `[upstream] sslmode`. *Default: `prefer`*
-    pub sslmode: SslMode,
-    /// `[upstream] root_cert`: PEM, for `verify-full`.
-    pub root_cert: Option<PathBuf>,
-    /// `[upstream] service.user`: the login that reads pg_catalog. *Default: `menshen`*
-    pub service_user: String,
-    /// `[upstream] service.password_file`: its trimmed content; none for trust and peer.
-    pub service_password_file: Option<PathBuf>,
+    /// `[upstream]`
+    pub upstream: Upstream,
     /// `[ledger] path`. *Default: `var/ledger`*
     pub ledger: PathBuf,
     /// `[audit] path`. *Default: `var/audit`*
@@ -65,7 +47,7 @@ pub struct Config {
 pub struct Overrides {
     /// `--listen`
     pub listen: Option<String>,
-    /// `--upstream`
+    /// `--upstream`: hosts, separated by commas
     pub upstream: Option<String>,
     /// `--policy`
     pub policy: Option<PathBuf>,
@@ -91,20 +73,24 @@ impl Config {
         if let Some(listen) = &overrides.listen {
             config.listen.clone_from(listen);
         }
-        if let Some(upstream) = &overrides.upstream {
-            config.upstream.clone_from(upstream);
+        if let Some(hosts) = &overrides.upstream {
+            config.upstream.hosts = Vec::new();
+            for host in hosts.split(',') {
+                match Host::parse(host) {
+                    Ok(host) => config.upstream.hosts.push(host),
+                    Err(why) => reader.error(&(0..0), format!("upstream `{host}`: {why}"), None),
+                }
+            }
         }
         if let Some(policy) = &overrides.policy {
             config.policy.clone_from(policy);
         }
-        for (what, address) in [("listen", &config.listen), ("upstream", &config.upstream)] {
-            if let Err(e) = resolve(address) {
-                reader.error(
-                    &(0..0),
-                    format!("{what} address `{address}`: {e}"),
-                    Some("write host:port".to_owned()),
-                );
-            }
+        if let Err(e) = resolve(&config.listen) {
+            reader.error(
+                &(0..0),
+                format!("listen address `{}`: {e}", config.listen),
+                Some("write host:port".to_owned()),
+            );
         }
         if reader.failed() {
             Err(reader.problems)
@@ -143,11 +129,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
         listen: text(reader, root, "listen", "127.0.0.1:6432"),
         policy: at(text(reader, root, "policy", "policy.toml")),
         key_file: at(text(reader, root, "key_file", "var/menshen.key")),
-        upstream: "127.0.0.1:5432".to_owned(),
-        sslmode: SslMode::Prefer,
-        root_cert: None,
-        service_user: "menshen".to_owned(),
-        service_password_file: None,
+        upstream: upstream::read(reader, root, base),
         ledger: at("var/ledger".to_owned()),
         audit: at("var/audit".to_owned()),
         alerts: vec![SinkConfig::Log],
@@ -158,45 +140,6 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
         statement_bytes_max: crate::guard::parse::STATEMENT_BYTES_MAX,
         sessions_max: 1000,
     };
-    if let Some(upstream) = reader.section(root, "upstream") {
-        reader.known(&upstream, &["hosts", "sslmode", "root_cert", "service"]);
-        let hosts = reader.strings(&upstream, "hosts");
-        if hosts.len() > 1 {
-            reader.warn(
-                &upstream.span,
-                "only the first of `hosts` is used by this version",
-                None,
-            );
-        }
-        if let Some((host, _)) = hosts.into_iter().next() {
-            config.upstream = host;
-        }
-        config.root_cert = reader.string(&upstream, "root_cert").map(|(p, _)| at(p));
-        if let Some((mode, span)) = reader.string(&upstream, "sslmode") {
-            config.sslmode = match mode.as_str() {
-                "disable" => SslMode::Disable,
-                "prefer" => SslMode::Prefer,
-                "require" => SslMode::Require,
-                "verify-full" => SslMode::VerifyFull,
-                other => {
-                    reader.error(
-                        &span,
-                        format!("sslmode `{other}` is none of disable, prefer, require, verify-full"),
-                        None,
-                    );
-                    SslMode::VerifyFull
-                }
-            };
-        }
-        if config.sslmode == SslMode::VerifyFull && config.root_cert.is_none() {
-            reader.error(&upstream.span, "sslmode verify-full needs `root_cert`", None);
-        }
-        if let Some(service) = reader.section(&upstream, "service") {
-            reader.known(&service, &["user", "password_file"]);
-            config.service_user = text(reader, &service, "user", "menshen");
-            config.service_password_file = reader.string(&service, "password_file").map(|(p, _)| at(p));
-        }
-    }
     for (name, place) in [("ledger", &mut config.ledger), ("audit", &mut config.audit)] {
         if let Some(section) = reader.section(root, name) {
             reader.known(&section, &["path"]);

@@ -11,10 +11,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
+use super::cancel;
 use super::keeper::Keeper;
 use super::shared::Shared;
 use super::stream::Stream;
-use super::{cancel, upstream};
+use super::upstream::{Opened, Place};
 use crate::ledger::{ChargeRequest, Charged, LedgerError, Reading};
 use crate::session::{self, Action, Note, Session};
 use crate::wire::{Refusal, message};
@@ -86,8 +87,8 @@ async fn greet(shared: &Arc<Shared>, mut client: Stream) -> Result<Option<(Strea
             (GSSENC_REQUEST, 8) => client.write_all(b"N").await.map_err(words)?,
             (CANCEL_REQUEST, _) => {
                 let key = Bytes::copy_from_slice(body.get(4..).unwrap_or_default());
-                if shared.cancels.knows(&key) {
-                    cancel::send(shared, &key).await?;
+                if let Some(place) = shared.cancels.place(&key) {
+                    cancel::send(shared, &place, &key).await?;
                 }
                 return Ok(None);
             }
@@ -109,6 +110,7 @@ struct Connection {
     session: Session,
     id: u64,
     peer: SocketAddr,
+    place: Place,
     keeper: Option<Arc<Keeper>>,
     key: Option<Bytes>,
     to_client: BytesMut,
@@ -131,15 +133,6 @@ async fn serve(
             return;
         }
     };
-    let server = match upstream::connect(&shared).await {
-        Ok(server) => server,
-        Err(why) => {
-            let _gone = client
-                .write_all(&message::error(&failure("08006", "upstream", why), "FATAL"))
-                .await;
-            return;
-        }
-    };
     let mut nonce = [0_u8; 16];
     if getrandom::fill(&mut nonce).is_err() {
         return;
@@ -152,13 +145,27 @@ async fn serve(
         statement_bytes_max: shared.config.statement_bytes_max,
     };
     let id = settings.id;
-    let (session, first) = Session::new(&startup, settings);
+    let (session, startup) = Session::new(&startup, settings);
+    let upstreams = shared.upstreams.load_full();
+    let Opened {
+        stream: server,
+        place,
+        answer,
+    } = match upstreams.open(&startup).await {
+        Ok(opened) => opened,
+        Err(why) => {
+            let unreachable = failure("08001", "upstream", why.to_owned());
+            let _gone = client.write_all(&message::error(&unreachable, "FATAL")).await;
+            return;
+        }
+    };
     let (back, mut returns) = mpsc::unbounded_channel();
     let mut connection = Connection {
         shared,
         session,
         id,
         peer,
+        place,
         keeper: None,
         key: None,
         to_client: BytesMut::new(),
@@ -166,11 +173,9 @@ async fn serve(
         back,
         closing: false,
     };
-    connection.perform(first).await;
-    let (mut from_client, mut from_server) = (
-        BytesMut::with_capacity(BUFFER_BYTES),
-        BytesMut::with_capacity(BUFFER_BYTES),
-    );
+    let (mut from_client, mut from_server) = (BytesMut::with_capacity(BUFFER_BYTES), answer);
+    let actions = connection.session.server_bytes(&mut from_server, Timestamp::now());
+    connection.perform(actions).await;
     // Each side is read while the other is written to: a client that sends and reads at the same time (a pipeline) would otherwise wait for
     // a server that waits for it. What a slow side has not taken bounds what is read for it.
     let (mut client_reads, mut client_writes) = tokio::io::split(client);
@@ -272,7 +277,7 @@ impl Connection {
                     }
                 }
                 Action::Key(key) => {
-                    self.shared.cancels.add(key.clone());
+                    self.shared.cancels.add(key.clone(), self.place.clone());
                     self.key = Some(key);
                 }
                 Action::Note(note) => {
@@ -289,7 +294,7 @@ impl Connection {
     }
 
     async fn find_keeper(&mut self) -> bool {
-        match Keeper::of(&self.shared, self.session.database()).await {
+        match Keeper::of(&self.shared, &self.place, self.session.database()).await {
             Ok(keeper) => {
                 self.session.set_judge(Arc::clone(&keeper) as Arc<dyn session::Judge>);
                 self.keeper = Some(keeper);
@@ -297,7 +302,8 @@ impl Connection {
             }
             Err(why) => {
                 tracing::error!(session = self.id, database = self.session.database(), "{why}");
-                self.fatal(&failure("08006", "catalog", why));
+                let words = "Menshen cannot read this database's catalog; its log has the reason";
+                self.fatal(&failure("08006", "catalog", words.to_owned()));
                 false
             }
         }
@@ -340,9 +346,10 @@ impl Connection {
 
     fn cancel(&self) {
         let (shared, back, key) = (Arc::clone(&self.shared), self.back.clone(), self.key.clone());
+        let place = self.place.clone();
         tokio::spawn(async move {
             if let Some(key) = key
-                && let Err(e) = cancel::send(&shared, &key).await
+                && let Err(e) = cancel::send(&shared, &place, &key).await
             {
                 tracing::warn!("cancel request failed: {e}");
             }

@@ -1,4 +1,4 @@
-//! Keeping policy and catalogs fresh: one [`Keeper`] per database, and the watch on the policy file.
+//! Keeping policy and catalogs fresh: one [`Keeper`] per server and database, and the watch on the policy file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,14 +9,15 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::shared::{Rules, Shared, load_rules};
-use super::tls;
+use super::upstream::{Place, Upstreams, words};
 use crate::catalog::{Catalog, introspect};
 use crate::config::Config;
 use crate::guard::Ground;
 use crate::session::Judge;
 
-/// Policy and catalog of one database, resolved against each other.
+/// Policy and catalog of one database on one server, resolved against each other. A standby has a catalog of its own: it is behind.
 pub struct Keeper {
+    place: Place,
     database: String,
     ground: ArcSwap<Ground>,
     /// Held while the catalog is read: whoever waits for it uses what the one before has brought, if it began later.
@@ -39,22 +40,24 @@ impl Judge for Keeper {
 }
 
 impl Keeper {
-    /// The keeper of a database; its first catalog is read before this returns.
-    pub(super) async fn of(shared: &Arc<Shared>, database: &str) -> Result<Arc<Self>, String> {
+    /// The keeper of a database on a server; its first catalog is read before this returns.
+    pub(super) async fn of(shared: &Arc<Shared>, place: &Place, database: &str) -> Result<Arc<Self>, String> {
+        let name = (place.clone(), database.to_owned());
         let known = |s: &Shared| {
             s.keepers
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .get(database)
+                .get(&name)
                 .cloned()
         };
         if let Some(keeper) = known(shared) {
             return Ok(keeper);
         }
-        let catalog = Arc::new(read(&shared.config, database, 1).await?);
+        let catalog = Arc::new(read(&shared.upstreams.load_full(), place, database, 1).await?);
         let rules = shared.rules.load_full();
         let ground = resolve(rules, catalog, None).await?;
         let keeper = Arc::new(Self {
+            place: place.clone(),
             database: database.to_owned(),
             ground: ArcSwap::from_pointee(ground),
             reading: Mutex::new(0),
@@ -63,7 +66,7 @@ impl Keeper {
             known_changes: std::sync::atomic::AtomicU64::new(0),
         });
         let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(Arc::clone(keepers.entry(database.to_owned()).or_insert(keeper)))
+        Ok(Arc::clone(keepers.entry(name).or_insert(keeper)))
     }
 
     /// A session has committed a change of the catalog.
@@ -82,7 +85,8 @@ impl Keeper {
         let covers = self.begun.load(Ordering::SeqCst);
         let changes = self.changes.load(Ordering::SeqCst);
         let old = self.ground.load_full();
-        let mut fresh = read(&shared.config, &self.database, old.catalog.epoch + 1).await?;
+        let upstreams = shared.upstreams.load_full();
+        let mut fresh = read(&upstreams, &self.place, &self.database, old.catalog.epoch + 1).await?;
         let catalog = if fresh.same_as(&old.catalog) {
             Arc::clone(&old.catalog)
         } else {
@@ -138,8 +142,8 @@ async fn resolve(rules: Arc<Rules>, catalog: Arc<Catalog>, before: Option<Arc<Gr
 ///
 /// # Errors
 /// A sentence: the login fails, or the answer can't be read.
-pub async fn read(config: &Config, database: &str, epoch: u64) -> Result<Catalog, String> {
-    let client = service(config, database).await?;
+async fn read(upstreams: &Upstreams, place: &Place, database: &str, epoch: u64) -> Result<Catalog, String> {
+    let client = upstreams.service(place, database).await?;
     let document: String = async {
         client.batch_execute(introspect::PREPARE).await?;
         let row = client.query_one(introspect::QUERY, &[]).await?;
@@ -152,63 +156,14 @@ pub async fn read(config: &Config, database: &str, epoch: u64) -> Result<Catalog
         .map_err(|e| e.to_string())?
 }
 
-/// A connection of the service login.
+/// Reads a database's catalog on whichever server a session would go to.
 ///
 /// # Errors
-/// A sentence.
-pub async fn service(config: &Config, database: &str) -> Result<tokio_postgres::Client, String> {
-    let address = crate::config::resolve(&config.upstream).map_err(|e| format!("upstream {}: {e}", config.upstream))?;
-    let host = config
-        .upstream
-        .rsplit_once(':')
-        .map_or(config.upstream.as_str(), |(h, _)| h);
-    let mut options = tokio_postgres::Config::new();
-    options
-        .host(host)
-        .hostaddr(address.ip())
-        .port(address.port())
-        .user(&config.service_user)
-        .dbname(database)
-        .application_name("menshen")
-        .connect_timeout(Duration::from_secs(10));
-    if let Some(file) = &config.service_password_file {
-        let password =
-            std::fs::read_to_string(file).map_err(|e| format!("service password {}: {e}", file.display()))?;
-        options.password(password.trim());
-    }
-    let mode = match config.sslmode {
-        crate::config::SslMode::Disable => tokio_postgres::config::SslMode::Disable,
-        crate::config::SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
-        crate::config::SslMode::Require | crate::config::SslMode::VerifyFull => {
-            tokio_postgres::config::SslMode::Require
-        }
-    };
-    options.ssl_mode(mode);
-    let failed = |e: tokio_postgres::Error| {
-        format!(
-            "the service login \"{}\" cannot connect: {}",
-            config.service_user,
-            words(&e)
-        )
-    };
-    match tls::client_config(config.sslmode, config.root_cert.as_deref())? {
-        None => {
-            let (client, connection) = options.connect(tokio_postgres::NoTls).await.map_err(failed)?;
-            tokio::spawn(connection);
-            Ok(client)
-        }
-        Some(tls) => {
-            let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls);
-            let (client, connection) = options.connect(tls).await.map_err(failed)?;
-            tokio::spawn(connection);
-            Ok(client)
-        }
-    }
-}
-
-fn words(e: &tokio_postgres::Error) -> String {
-    e.as_db_error()
-        .map_or_else(|| e.to_string(), |d| d.message().to_owned())
+/// A sentence: no server can be reached, the login fails, or the answer can't be read.
+pub async fn read_any(config: &Config, database: &str) -> Result<Catalog, String> {
+    let upstreams = Upstreams::new(&config.upstream)?;
+    let place = upstreams.pick().await?;
+    read(&upstreams, &place, database, 1).await
 }
 
 /// Refreshes catalogs on a timer, and the policy on SIGHUP and when its file changes.
@@ -218,22 +173,15 @@ pub(super) fn watch(shared: &Arc<Shared>) {
         let mut abstained = crate::guard::witness::abstentions();
         loop {
             tokio::time::sleep(Duration::from_secs(timer.config.refresh_seconds)).await;
-            let keepers: Vec<Arc<Keeper>> = timer
-                .keepers
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .values()
-                .cloned()
-                .collect();
             let now = crate::guard::witness::abstentions();
             if now != abstained {
                 let counts: Vec<String> = now.iter().map(|(cause, n)| format!("{} {n}", cause.label())).collect();
                 tracing::info!("the witness has abstained: {}", counts.join(", "));
                 abstained = now;
             }
-            for keeper in keepers {
+            for keeper in timer.keepers() {
                 if let Err(e) = keeper.refresh(&timer).await {
-                    tracing::error!(database = %keeper.database, "catalog not refreshed, the old one stays: {e}");
+                    tracing::error!(database = %keeper.database, server = %keeper.place, "catalog not refreshed, the old one stays: {e}");
                 }
             }
         }
@@ -302,14 +250,7 @@ async fn reload(shared: &Arc<Shared>) {
             }
             let rules = Arc::new(rules);
             shared.rules.store(Arc::clone(&rules));
-            let keepers: Vec<Arc<Keeper>> = shared
-                .keepers
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .values()
-                .cloned()
-                .collect();
-            for keeper in keepers {
+            for keeper in shared.keepers() {
                 if let Err(e) = keeper.adopt(Arc::clone(&rules)).await {
                     tracing::error!("policy not adopted for database {}: {e}", keeper.database);
                 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::cancel::Registry;
 use super::keeper::Keeper;
 use super::tls;
+use super::upstream::{Place, Upstreams};
 use crate::alert::{Alert, Alerts};
 use crate::audit::{Audit, AuditError};
 use crate::config::{self, Config};
@@ -64,12 +65,12 @@ pub struct Shared {
     pub token_key: [u8; 32],
     /// Running backends, for CancelRequests.
     pub(super) cancels: Registry,
-    /// One keeper of policy and catalog per database.
-    pub(super) keepers: Mutex<HashMap<String, Arc<Keeper>>>,
+    /// One keeper of policy and catalog per server and database.
+    pub(super) keepers: Mutex<HashMap<(Place, String), Arc<Keeper>>>,
     /// TLS towards clients.
     pub(super) acceptor: Option<tokio_rustls::TlsAcceptor>,
-    /// TLS towards the server.
-    pub(super) connector: Option<tokio_rustls::TlsConnector>,
+    /// The database servers.
+    pub(super) upstreams: ArcSwap<Upstreams>,
     next_session: AtomicU64,
 }
 
@@ -93,7 +94,7 @@ impl Shared {
             .as_ref()
             .map(|(cert, key)| tls::acceptor(cert, key))
             .transpose()?;
-        let connector = tls::connector(config.sslmode, config.root_cert.as_deref())?;
+        let upstreams = ArcSwap::from_pointee(Upstreams::new(&config.upstream)?);
         Ok(Self {
             rules: ArcSwap::from_pointee(rules),
             ledger: Arc::new(ledger),
@@ -103,7 +104,7 @@ impl Shared {
             cancels: Registry::default(),
             keepers: Mutex::new(HashMap::new()),
             acceptor,
-            connector,
+            upstreams,
             next_session: AtomicU64::new(1),
             config,
         })
@@ -113,6 +114,12 @@ impl Shared {
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.rules.load().policy)
+    }
+
+    /// All keepers.
+    pub(super) fn keepers(&self) -> Vec<Arc<Keeper>> {
+        let keepers = self.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        keepers.values().cloned().collect()
     }
 
     /// A number for a session.

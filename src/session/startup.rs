@@ -91,9 +91,9 @@ pub fn parse_startup(body: &[u8]) -> Result<Startup, Refusal> {
 }
 
 impl Session {
-    /// A session for a StartupMessage, with what to send upstream.
+    /// A session for a StartupMessage, with the one to send upstream.
     #[must_use]
-    pub fn new(startup: &Startup, settings: Settings) -> (Self, Vec<Action>) {
+    pub fn new(startup: &Startup, settings: Settings) -> (Self, Bytes) {
         let login = startup.parameter("user").unwrap_or_default().to_owned();
         let database = startup
             .parameter("database")
@@ -156,7 +156,7 @@ impl Session {
             charging: false,
             out: Vec::new(),
         };
-        (session, vec![Action::ToServer(packet.freeze())])
+        (session, packet.freeze())
     }
 
     /// A server message before the first ReadyForQuery.

@@ -1,0 +1,92 @@
+//! The service login: it reads pg_catalog, and what kind of server it is on.
+
+use tokio_postgres::config::{SslMode as Mode, SslNegotiation};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{Place, Role, Upstreams, socket};
+use crate::config::SslMode;
+use crate::server::stream::Stream;
+
+/// Whether it is a standby; whether transactions are read-only by default for others than the service login, too.
+const ROLE_QUERY: &str = "SELECT pg_catalog.pg_is_in_recovery(), s.setting OPERATOR(pg_catalog.=) 'on' \
+    AND s.source NOT IN ('user', 'database user', 'client', 'session') \
+    FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'default_transaction_read_only'";
+
+impl Upstreams {
+    /// A connection of the service login.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub async fn service(&self, place: &Place, database: &str) -> Result<tokio_postgres::Client, String> {
+        self.in_time(self.log_in(place, database))
+            .await
+            .map_err(|e| format!("the service login \"{}\" cannot connect: {e}", self.config.service_user))
+    }
+
+    pub(super) async fn ask_role(&self, place: &Place) -> Result<Role, String> {
+        let client = self.service(place, &self.config.service_database).await?;
+        let asked = client.query_one(ROLE_QUERY, &[]).await;
+        let role = asked.and_then(|row| {
+            Ok(Role {
+                standby: row.try_get(0)?,
+                read_only: row.try_get(1)?,
+            })
+        });
+        role.map_err(|e| words(&e))
+    }
+
+    async fn log_in(&self, place: &Place, database: &str) -> Result<tokio_postgres::Client, String> {
+        let config = &self.config;
+        let stream = socket::open(place, config).await?;
+        let mut options = tokio_postgres::Config::new();
+        options
+            .user(&config.service_user)
+            .dbname(database)
+            .application_name("menshen");
+        if let Some(file) = &config.service_password_file {
+            let password =
+                std::fs::read_to_string(file).map_err(|e| format!("service password {}: {e}", file.display()))?;
+            options.password(password.trim());
+        }
+        let (Some(tls), Place::Tcp(name, _)) = (&self.tls, place) else {
+            options.ssl_mode(Mode::Disable);
+            let (client, connection) = options
+                .connect_raw(stream, tokio_postgres::NoTls)
+                .await
+                .map_err(|e| words(&e))?;
+            tokio::spawn(connection);
+            return Ok(client);
+        };
+        // tokio-postgres asks for TLS itself: so it binds SCRAM to the channel.
+        options.ssl_mode(match config.sslmode {
+            SslMode::Disable => Mode::Disable,
+            SslMode::Prefer => Mode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Mode::Require,
+        });
+        if config.direct_tls {
+            options.ssl_negotiation(SslNegotiation::Direct);
+        }
+        let mut maker = MakeRustlsConnect::new((**tls).clone());
+        let connect = <MakeRustlsConnect as MakeTlsConnect<Stream>>::make_tls_connect(&mut maker, name)
+            .map_err(|e| e.to_string())?;
+        let (client, connection) = options.connect_raw(stream, connect).await.map_err(|e| words(&e))?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+}
+
+/// The server's own words where it has some, else the whole chain of causes.
+pub(in crate::server) fn words(e: &tokio_postgres::Error) -> String {
+    use std::error::Error;
+    if let Some(said) = e.as_db_error() {
+        return said.message().to_owned();
+    }
+    let mut all = e.to_string();
+    let mut cause = e.source();
+    while let Some(inner) = cause {
+        all = format!("{all}: {inner}");
+        cause = inner.source();
+    }
+    all
+}
