@@ -195,6 +195,7 @@ fn every_known_bypass_is_tried() {
         include_str!("modify.rs"),
         include_str!("oracle.rs"),
         include_str!("people.rs"),
+        include_str!("protocol.rs"),
         include_str!("session.rs"),
         include_str!("versions.rs"),
         include_str!("sqlsmith.rs"),

@@ -25,6 +25,7 @@ mod modify;
 mod oracle;
 mod people;
 mod pipes;
+mod protocol;
 mod sqlsmith;
 mod session;
 mod tls;

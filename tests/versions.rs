@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What must hold on every version.
-const CORE: [&str; 7] = [
+const CORE: [&str; 10] = [
     "clients::psql_runs_the_demo_s_queries",
     "grants::a_role_that_one_may_only_administer_is_no_group",
     "introspection::backslash_commands_print_the_same",
@@ -13,6 +13,9 @@ const CORE: [&str; 7] = [
     "masks::masks_give_the_values_they_promise",
     "oracle::a_role_that_may_see_nothing_is_refused_by_name_and_gets_the_rest",
     "oracle::answers_are_those_of_a_masked_copy",
+    "protocol::a_long_cancel_key_cancels_and_a_part_of_it_does_not",
+    "protocol::libpq_of_version_18_agrees_with_us_on_a_version",
+    "protocol::the_version_is_negotiated_as_the_server_does_it",
 ];
 
 /// Attacks and modifications: on a newer server, those of its own statements.

@@ -129,6 +129,12 @@ pub struct Session {
     phase: Phase,
     login: String,
     database: String,
+    /// Version of the protocol that both sides speak.
+    version: i32,
+    /// What the client is still to be told of version and options.
+    negotiated: Option<startup::Negotiated>,
+    /// The server has named the version that it speaks.
+    server_negotiated: bool,
     token: TokenSettings,
     /// Transaction status of the last ReadyForQuery.
     status: u8,

@@ -2,6 +2,9 @@
 //!
 //! The token mask's key travels here: two settings with random names in the upstream StartupMessage. They are no part of any
 //! statement, so no server log or view shows them, and `RESET ALL` keeps them.
+//!
+//! The version is negotiated as PostgreSQL 18 does it (protocol-message-formats, NegotiateProtocolVersion): a minor version above
+//! [`NEWEST`] and every protocol option (`_pq_.…`) stay here, and are named to the client; a server that speaks an older one says so itself.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,6 +16,13 @@ use crate::mask::{TokenSettings, token_pads};
 use crate::wire::frame::Frame;
 use crate::wire::{Refusal, message};
 
+/// The newest version of the protocol that this program knows, 3.2: cancel keys of up to 256 bytes.
+pub const NEWEST: i32 = 3 << 16 | 2;
+/// PostgreSQL's NAMEDATALEN: names are shorter than that.
+const NAME_BYTES: usize = 64;
+/// Names of protocol options begin so. None exists yet; one that Menshen does not know could change what messages mean.
+const OPTION: &str = "_pq_.";
+
 /// A client's StartupMessage: protocol version and parameters in order.
 #[derive(Debug, Clone)]
 pub struct Startup {
@@ -23,9 +33,29 @@ pub struct Startup {
 }
 
 impl Startup {
+    /// The version to ask the server for, and where the client must be told of another, or of options that are not known, what it is told.
+    fn negotiated(&self) -> (i32, Option<Negotiated>) {
+        let options: Vec<String> = self
+            .parameters
+            .iter()
+            .filter(|(name, _)| name.starts_with(OPTION))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let version = self.version.min(NEWEST);
+        let told = version != self.version || !options.is_empty();
+        (version, told.then_some(Negotiated { version, options }))
+    }
+
     fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
+}
+
+/// What NegotiateProtocolVersion says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Negotiated {
+    version: i32,
+    options: Vec<String>,
 }
 
 /// Reads the body of a StartupMessage (after its length): version, then pairs of zero-terminated strings.
@@ -46,11 +76,15 @@ pub fn parse_startup(body: &[u8]) -> Result<Startup, Refusal> {
     if version >> 16 != 3 {
         return Err(bad("protocol version is not 3"));
     }
-    let mut parameters = Vec::new();
+    let mut parameters: Vec<(String, String)> = Vec::new();
     let mut strings = rest.split(|b| *b == 0);
     loop {
         let name = strings.next().ok_or_else(|| bad("no end"))?;
         if name.is_empty() {
+            // The end of the list is the end of the packet.
+            if strings.next() != Some(&[]) || strings.next().is_some() {
+                return Err(bad("expected terminator as last byte"));
+            }
             break;
         }
         let value = strings.next().ok_or_else(|| bad("a parameter without value"))?;
@@ -59,7 +93,15 @@ pub fn parse_startup(body: &[u8]) -> Result<Startup, Refusal> {
                 .map(str::to_owned)
                 .map_err(|_| bad("a parameter is not UTF-8"))
         };
-        parameters.push((text(name)?, text(value)?));
+        let (name, value) = (text(name)?, text(value)?);
+        // The server takes the last of a name, and cuts long ones off: it must log in whom this program takes the client for.
+        if parameters.iter().any(|(n, _)| *n == name) {
+            return Err(bad("a parameter stands there twice"));
+        }
+        if matches!(name.as_str(), "user" | "database") && value.len() >= NAME_BYTES {
+            return Err(bad("the name of the user or database is too long"));
+        }
+        parameters.push((name, value));
     }
     let startup = Startup { version, parameters };
     if startup.parameter("user").is_none_or(str::is_empty) {
@@ -106,9 +148,11 @@ impl Session {
         };
         let (inner, outer) = token_pads(&settings.token_key);
         let mut body = BytesMut::new();
-        body.put_i32(startup.version);
+        let (version, negotiated) = startup.negotiated();
+        body.put_i32(version);
         let own = [(token.inner.clone(), inner), (token.outer.clone(), outer)];
-        for (name, value) in startup.parameters.iter().chain(&own) {
+        let known = startup.parameters.iter().filter(|(name, _)| !name.starts_with(OPTION));
+        for (name, value) in known.chain(&own) {
             body.put_slice(name.as_bytes());
             body.put_u8(0);
             body.put_slice(value.as_bytes());
@@ -124,6 +168,8 @@ impl Session {
             phase: Phase::Startup,
             login,
             database,
+            version,
+            negotiated,
             token,
             status: b'I',
             client: VecDeque::new(),
@@ -132,6 +178,7 @@ impl Session {
             hold: None,
             known: None,
             stale: true,
+            server_negotiated: false,
             transaction_changed: false,
             transaction_scrub: false,
             transaction_ddl: false,
@@ -162,7 +209,15 @@ impl Session {
     /// A server message before the first ReadyForQuery.
     pub(super) fn startup_reply(&mut self, frame: Frame) {
         match frame.kind {
-            b'R' => self.authentication(frame),
+            b'R' => {
+                if let Some(told) = self.negotiated.take() {
+                    self.send_client(message::negotiate(told.version, &told.options));
+                }
+                self.authentication(frame);
+            }
+            b'v' => self.server_negotiates(&frame),
+            // Process id, and a secret of 4 bytes before version 3.2, up to 256 since.
+            b'K' if !matches!(frame.body().len(), 8..=260) => self.violation("a cancel key of an unknown length"),
             b'K' => {
                 self.out.push(Action::Key(Bytes::copy_from_slice(frame.body())));
                 self.send_client(frame.bytes);
@@ -173,7 +228,7 @@ impl Session {
                 self.send_client(frame.bytes);
                 self.close(Some("the server refused the connection".to_owned()));
             }
-            b'N' | b'v' => self.send_client(frame.bytes),
+            b'N' => self.send_client(frame.bytes),
             b'Z' => {
                 self.phase = Phase::Ready;
                 self.send_client(frame.bytes);
@@ -183,6 +238,18 @@ impl Session {
                 char::from(other)
             )),
         }
+    }
+
+    /// The server speaks an older version: the client hears so, and of the options that have stayed here.
+    fn server_negotiates(&mut self, frame: &Frame) {
+        let version = frame.body().first_chunk::<4>().map(|v| i32::from_be_bytes(*v));
+        let version = version.filter(|v| v >> 16 == 3 && *v <= self.version);
+        let Some(version) = version.filter(|_| !std::mem::replace(&mut self.server_negotiated, true)) else {
+            return self.violation("a negotiation of the protocol that nobody asked for");
+        };
+        let options = self.negotiated.take().map(|told| told.options).unwrap_or_default();
+        self.version = version;
+        self.send_client(message::negotiate(version, &options));
     }
 
     fn authentication(&mut self, frame: Frame) {

@@ -119,6 +119,28 @@ pub fn ready(status: u8) -> Bytes {
     encode(&ReadyForQuery::new(status))
 }
 
+/// NegotiateProtocolVersion: the version spoken, as in a StartupMessage, and the options that are not known.
+#[must_use]
+pub fn negotiate(version: i32, options: &[String]) -> Bytes {
+    let mut body = version.to_be_bytes().to_vec();
+    body.extend(i32::try_from(options.len()).unwrap_or(i32::MAX).to_be_bytes());
+    for option in options {
+        body.extend(option.as_bytes());
+        body.push(0);
+    }
+    framed(b'v', &body)
+}
+
+/// A message of a type byte and a body.
+#[must_use]
+pub fn framed(kind: u8, body: &[u8]) -> Bytes {
+    let mut packet = BytesMut::with_capacity(body.len() + 5);
+    packet.extend_from_slice(&[kind]);
+    packet.extend_from_slice(&i32::try_from(body.len() + 4).unwrap_or(i32::MAX).to_be_bytes());
+    packet.extend_from_slice(body);
+    packet.freeze()
+}
+
 /// A refusal as ErrorResponse.
 #[must_use]
 pub fn error(refusal: &Refusal, severity: &str) -> Bytes {

@@ -293,3 +293,107 @@ pub fn rule(received: &[u8]) -> Option<String> {
     let (_, rest) = text.split_once("Menshen rule: ")?;
     rest.split_once('.').map(|(rule, _)| rule.to_owned())
 }
+
+/// A start-up of any version and parameters without a password, and what came of it.
+pub struct Startup {
+    stream: TcpStream,
+    /// NegotiateProtocolVersion: version and options.
+    pub negotiated: Option<(i32, Vec<String>)>,
+    /// BackendKeyData's body.
+    pub key: Vec<u8>,
+    /// SQLSTATE of an error.
+    pub error: String,
+    pub ready: bool,
+}
+
+impl Startup {
+    pub fn send(port: u16, version: i32, parameters: &[(&str, &str)]) -> Self {
+        let mut body = version.to_be_bytes().to_vec();
+        for (name, value) in parameters {
+            body.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
+        }
+        body.push(0);
+        Self::of(port, &body)
+    }
+
+    /// Of a body without its length.
+    pub fn of(port: u16, body: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let length = i32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        stream.write_all(&[length.as_slice(), body].concat()).unwrap();
+        let mut startup = Self {
+            stream,
+            negotiated: None,
+            key: Vec::new(),
+            error: String::new(),
+            ready: false,
+        };
+        while let Some(message) = startup.next() {
+            match message.kind {
+                b'v' => {
+                    let mut rest = &message.body[8..];
+                    let version = i32::from_be_bytes(message.body[..4].try_into().unwrap());
+                    let count = i32::from_be_bytes(message.body[4..8].try_into().unwrap());
+                    startup.negotiated = Some((version, (0..count).map(|_| string(&mut rest)).collect()));
+                    assert!(rest.is_empty());
+                }
+                b'K' => startup.key = message.body,
+                b'E' => {
+                    startup.error = fields(&message.body).0;
+                    break;
+                }
+                b'Z' => {
+                    startup.ready = true;
+                    break;
+                }
+                _ => {}
+            }
+        }
+        startup
+    }
+
+    fn next(&mut self) -> Option<Message> {
+        let mut head = [0_u8; 5];
+        self.stream.read_exact(&mut head).ok()?;
+        let length = usize::try_from(i32::from_be_bytes(head[1..].try_into().unwrap())).unwrap();
+        let mut body = vec![0; length - 4];
+        self.stream.read_exact(&mut body).ok()?;
+        Some(Message { kind: head[0], body })
+    }
+
+    pub fn send_message(&mut self, kind: u8, body: &[u8]) {
+        let length = i32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        self.stream
+            .write_all(&[&[kind], length.as_slice(), body].concat())
+            .unwrap();
+    }
+
+    /// Whether something has come.
+    pub fn has_answer(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let come = self.stream.peek(&mut [0]).is_ok();
+        self.stream.set_nonblocking(false).unwrap();
+        come
+    }
+
+    /// SQLSTATE of the next error.
+    pub fn sqlstate(&mut self) -> String {
+        while let Some(message) = self.next() {
+            if message.kind == b'E' {
+                return fields(&message.body).0;
+            }
+        }
+        String::new()
+    }
+}
+
+/// Sends a CancelRequest and waits until it has been taken.
+pub fn cancel(port: u16, key: &[u8]) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let length = i32::try_from(key.len() + 8).unwrap().to_be_bytes();
+    stream
+        .write_all(&[&length[..], &80_877_102_i32.to_be_bytes(), key].concat())
+        .unwrap();
+    let _closed = stream.read(&mut [0]);
+}
