@@ -180,6 +180,7 @@ fn every_known_bypass_is_tried() {
     let sources = [
         include_str!("attacks.rs"),
         include_str!("canary.rs"),
+        include_str!("channel.rs"),
         include_str!("counts.rs"),
         include_str!("fuzz.rs"),
         include_str!("generated.rs"),
@@ -197,6 +198,7 @@ fn every_known_bypass_is_tried() {
         include_str!("people.rs"),
         include_str!("protocol.rs"),
         include_str!("session.rs"),
+        include_str!("upstream.rs"),
         include_str!("versions.rs"),
         include_str!("sqlsmith.rs"),
         include_str!("wire.rs"),

@@ -9,6 +9,7 @@
 
 mod attacks;
 mod canary;
+mod channel;
 mod clients;
 mod counts;
 mod fuzz;
@@ -29,6 +30,7 @@ mod protocol;
 mod sqlsmith;
 mod session;
 mod tls;
+mod upstream;
 mod verdicts;
 mod versions;
 mod wire;

@@ -145,13 +145,9 @@ async fn serve(
         statement_bytes_max: shared.config.statement_bytes_max,
     };
     let id = settings.id;
-    let (session, startup) = Session::new(&startup, settings);
+    let (mut session, startup) = Session::new(&startup, settings);
     let upstreams = shared.upstreams.load_full();
-    let Opened {
-        stream: server,
-        place,
-        answer,
-    } = match upstreams.open(&startup).await {
+    let opened = match upstreams.open(&startup).await {
         Ok(opened) => opened,
         Err(why) => {
             let unreachable = failure("08001", "upstream", why.to_owned());
@@ -159,6 +155,14 @@ async fn serve(
             return;
         }
     };
+    if matches!(client, Stream::Accepted(_)) && opened.certificate().is_some_and(|c| Some(c) == shared.certificate) {
+        session.pass_channel_binding();
+    }
+    let Opened {
+        stream: server,
+        place,
+        answer,
+    } = opened;
     let (back, mut returns) = mpsc::unbounded_channel();
     let mut connection = Connection {
         shared,
@@ -180,20 +184,25 @@ async fn serve(
     // a server that waits for it. What a slow side has not taken bounds what is read for it.
     let (mut client_reads, mut client_writes) = tokio::io::split(client);
     let (mut server_reads, mut server_writes) = tokio::io::split(server);
-    let (mut client_unflushed, mut server_unflushed) = (false, false);
+    let (mut client_unflushed, mut server_unflushed, mut server_takes) = (false, false, true);
     while !connection.closing {
         from_client.reserve(BUFFER_BYTES);
         from_server.reserve(BUFFER_BYTES);
-        let to_server = server_unflushed || !connection.to_server.is_empty();
+        let to_server = server_takes && (server_unflushed || !connection.to_server.is_empty());
         let to_client = client_unflushed || !connection.to_client.is_empty();
         let room_for_client = connection.to_server.len() < PENDING_BYTES_MAX;
         let room_for_server = connection.to_client.len() < PENDING_BYTES_MAX;
         let actions = tokio::select! {
             biased;
-            sent = send(&mut server_writes, &mut connection.to_server, &mut server_unflushed), if to_server => match sent {
-                Ok(()) => continue,
-                Err(_) => break,
-            },
+            sent = send(&mut server_writes, &mut connection.to_server, &mut server_unflushed), if to_server => {
+                if sent.is_err() {
+                    // It has closed. What it said before that (57P01 …) is still to be read.
+                    server_takes = false;
+                    server_unflushed = false;
+                    connection.to_server.clear();
+                }
+                continue;
+            }
             sent = send(&mut client_writes, &mut connection.to_client, &mut client_unflushed), if to_client => match sent {
                 Ok(()) => continue,
                 Err(_) => break,
@@ -271,7 +280,7 @@ impl Connection {
                 }
                 Action::RefreshCatalog => self.refresh(),
                 Action::CancelUpstream => self.cancel(),
-                Action::Authenticated => {
+                Action::Admitted => {
                     if !self.find_keeper().await {
                         return;
                     }

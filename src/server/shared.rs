@@ -69,6 +69,8 @@ pub struct Shared {
     pub(super) keepers: Mutex<HashMap<(Place, String), Arc<Keeper>>>,
     /// TLS towards clients.
     pub(super) acceptor: Option<tokio_rustls::TlsAcceptor>,
+    /// The certificate that clients are shown.
+    pub(super) certificate: Option<bytes::Bytes>,
     /// The database servers.
     pub(super) upstreams: ArcSwap<Upstreams>,
     next_session: AtomicU64,
@@ -94,6 +96,7 @@ impl Shared {
             .as_ref()
             .map(|(cert, key)| tls::acceptor(cert, key))
             .transpose()?;
+        let certificate = config.tls.as_ref().map(|(cert, _)| tls::leaf(cert)).transpose()?;
         let upstreams = ArcSwap::from_pointee(Upstreams::new(&config.upstream)?);
         Ok(Self {
             rules: ArcSwap::from_pointee(rules),
@@ -104,6 +107,7 @@ impl Shared {
             cancels: Registry::default(),
             keepers: Mutex::new(HashMap::new()),
             acceptor,
+            certificate,
             upstreams,
             next_session: AtomicU64::new(1),
             config,

@@ -32,3 +32,12 @@ pub(super) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, String> {
         .map_err(|e| format!("certificate {}: {e}", cert.display()))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
+
+/// The certificate of a PEM file that is the server's own: the first.
+pub(super) fn leaf(path: &Path) -> Result<bytes::Bytes, String> {
+    let all = certificates(path)?;
+    let first = all
+        .first()
+        .ok_or_else(|| format!("{} has no certificate", path.display()))?;
+    Ok(bytes::Bytes::copy_from_slice(first))
+}

@@ -49,6 +49,11 @@ impl Session {
         if self.phase == Phase::Startup {
             // PasswordMessage, SASLInitialResponse, SASLResponse, GSSResponse.
             if frame.kind == b'p' {
+                if let Err(refusal) = self.binding_fits(&frame) {
+                    self.send_client(message::error(&refusal, "FATAL"));
+                    self.close(Some(refusal.to_string()));
+                    return Taken::Done;
+                }
                 self.send_server(frame.bytes);
             } else if frame.kind == b'X' {
                 self.send_server(frame.bytes);

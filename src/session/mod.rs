@@ -83,8 +83,8 @@ pub enum Action {
     RefreshCatalog,
     /// Send a CancelRequest for this session's backend and answer with [`Session::cancelled`].
     CancelUpstream,
-    /// The server accepted the login: set the judge (`Session::set_judge`) before the next message; BackendKeyData's body.
-    Authenticated,
+    /// The server has let the login into the database: set the judge (`Session::set_judge`) before the next message.
+    Admitted,
     /// BackendKeyData's body, for the registry of cancellations.
     Key(Bytes),
     /// For the audit.
@@ -180,6 +180,10 @@ pub struct Session {
     standard_strings: bool,
     batch: Batch,
     charging: bool,
+    /// The client may bind SCRAM to its TLS channel.
+    binding_passes: bool,
+    /// The server has offered to bind SCRAM to the channel, and the client has not heard of it.
+    binding_withheld: bool,
     out: Vec<Action>,
 }
 

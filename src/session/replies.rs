@@ -442,6 +442,12 @@ impl Session {
 
     fn error_response(&mut self, frame: Frame) {
         let words = self.words(&frame);
+        if matches!(message::severity(&frame).as_str(), "FATAL" | "PANIC") {
+            // The server's last words (57P01 …): it closes, and so does Menshen.
+            self.send_client(words);
+            self.close(Some("the server ended the session".to_owned()));
+            return;
+        }
         self.stale = true;
         match self.owed.front_mut() {
             Some(Owed::Query { stopped, running, .. }) => {
@@ -494,10 +500,7 @@ impl Session {
                 self.send_client(words);
                 self.skip_to_sync();
             }
-            None => {
-                // FATAL outside of any statement (57P01 …): the server closes.
-                self.send_client(words);
-            }
+            None => self.send_client(words),
         }
     }
 

@@ -132,6 +132,9 @@ pub fn parse_startup(body: &[u8]) -> Result<Startup, Refusal> {
     Ok(startup)
 }
 
+/// The mechanism that binds to the TLS channel.
+const BINDING: &[u8] = b"SCRAM-SHA-256-PLUS";
+
 impl Session {
     /// A session for a StartupMessage, with the one to send upstream.
     #[must_use]
@@ -201,6 +204,8 @@ impl Session {
             standard_strings: true,
             batch: Batch::default(),
             charging: false,
+            binding_passes: false,
+            binding_withheld: false,
             out: Vec::new(),
         };
         (session, packet.freeze())
@@ -230,6 +235,8 @@ impl Session {
             }
             b'N' => self.send_client(frame.bytes),
             b'Z' => {
+                // Only now the database is known to exist, and the login to be let into it.
+                self.out.push(Action::Admitted);
                 self.phase = Phase::Ready;
                 self.send_client(frame.bytes);
             }
@@ -261,15 +268,15 @@ impl Session {
             // AuthenticationOk
             0 => {
                 self.note(Note::Authenticated);
-                self.out.push(Action::Authenticated);
                 self.send_client(frame.bytes);
             }
+            10 if self.binding_passes => self.send_client(frame.bytes),
             // AuthenticationSASL: the TLS channel ends here, so binding to it can't be offered.
             10 => {
-                let kept: Vec<&[u8]> = rest
-                    .split(|b| *b == 0)
-                    .filter(|m| !m.is_empty() && *m != b"SCRAM-SHA-256-PLUS")
-                    .collect();
+                let offered: Vec<&[u8]> = rest.split(|b| *b == 0).filter(|m| !m.is_empty()).collect();
+                let mut kept = offered.clone();
+                kept.retain(|m| *m != BINDING);
+                self.binding_withheld = kept.len() < offered.len();
                 if kept.is_empty() {
                     let refusal = Refusal::unsupported(
                         "channel-binding",
@@ -297,6 +304,36 @@ impl Session {
             3 | 5 | 7 | 8 | 9 | 11 | 12 => self.send_client(frame.bytes),
             other => self.violation(&format!("authentication request {other}")),
         }
+    }
+
+    /// Whether a SASLInitialResponse can succeed. A client with TLS that says it could have bound to the channel, had it been offered, is taken
+    /// by the server for the victim of a downgrade: the flag is under the client's signature, so nobody in between can help.
+    pub(super) fn binding_fits(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        let withheld = std::mem::take(&mut self.binding_withheld);
+        let mut parts = frame.body().splitn(2, |b| *b == 0);
+        let (mechanism, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let flag = rest.get(4);
+        if !withheld || (mechanism != BINDING && flag != Some(&b'y')) {
+            return Ok(());
+        }
+        Err(Refusal {
+            sqlstate: "28000",
+            rule: "channel-binding",
+            message: "SCRAM channel binding cannot pass Menshen: its certificate is not the database server's"
+                .to_owned(),
+            hint:
+                "connect with channel_binding=disable; or give Menshen the database server's own certificate and key, \
+                   or let it reach the server by a Unix-domain socket"
+                    .into(),
+            position: None,
+            incident: false,
+        })
+    }
+
+    /// Says that the client's TLS channel shows the certificate of the server's own: what is bound to one is bound to the other
+    /// (tls-server-end-point, RFC 5929).
+    pub fn pass_channel_binding(&mut self) {
+        self.binding_passes = true;
     }
 
     /// ParameterStatus, at any time: two settings decide how the server reads texts.

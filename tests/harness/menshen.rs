@@ -29,15 +29,16 @@ impl Menshen {
 
     /// On a database.
     pub fn on(database: &str, policy: &str, config: &str) -> Self {
+        let upstream = format!("hosts = [\"127.0.0.1:{}\"]", Postgres::get().port);
+        Self::behind(&upstream, database, policy, config)
+    }
+
+    /// With keys of `[upstream]` other than the service login's.
+    pub fn behind(upstream: &str, database: &str, policy: &str, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("policy.toml"), policy).unwrap();
         std::fs::write(directory.path().join("password"), data::password("menshen")).unwrap();
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\npolicy = \"policy.toml\"\n{config}\n[upstream]\nhosts = [\"127.0.0.1:{}\"]\n\
-             service = {{ user = \"menshen\", password_file = \"password\" }}\n",
-            Postgres::get().port
-        );
-        std::fs::write(directory.path().join("menshen.toml"), text).unwrap();
+        write_config(directory.path(), upstream, config);
         let (child, port) = start(directory.path());
         Self {
             directory,
@@ -45,6 +46,11 @@ impl Menshen {
             database: database.to_owned(),
             child,
         }
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
     /// Ends it without warning and starts it anew.
@@ -107,6 +113,14 @@ pub fn unlimited_policy() -> String {
     let policy = demo_policy();
     let end = policy.find("[[limits]]").unwrap();
     policy[..end].to_owned()
+}
+
+fn write_config(directory: &Path, upstream: &str, config: &str) {
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\npolicy = \"policy.toml\"\n{config}\n[upstream]\n{upstream}\n\
+         service = {{ user = \"menshen\", password_file = \"password\" }}\n"
+    );
+    std::fs::write(directory.join("menshen.toml"), text).unwrap();
 }
 
 fn start(directory: &Path) -> (Child, u16) {

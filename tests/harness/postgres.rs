@@ -13,7 +13,9 @@ use menshen::cli::demo::data;
 pub struct Postgres {
     pub port: u16,
     pub log: PathBuf,
-    socket: PathBuf,
+    /// Its directory: data, log and socket.
+    pub root: PathBuf,
+    bin: PathBuf,
 }
 
 /// People in the tests' shop.
@@ -25,13 +27,64 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 impl Postgres {
     /// The server of this process.
     pub fn get() -> &'static Self {
-        SERVER.get_or_init(Self::start)
+        SERVER.get_or_init(Self::shared)
     }
 
-    fn start() -> Self {
-        let root = std::env::temp_dir().join(format!("menshen-test-{}", std::process::id()));
+    fn shared() -> Self {
+        let server = Self::initialise("", server_programs());
+        server.start(&["max_connections=200", "log_statement=all", "log_line_prefix=%u@%d "]);
+        server.fill();
+        server
+    }
+
+    /// One more server, with the shop in it, for a test that stops it or sets it up differently. It ends with this value.
+    pub fn own(settings: &[&str]) -> Self {
+        Self::own_of(server_programs(), settings)
+    }
+
+    /// The same, of a major version that `.ci/setup` has fetched.
+    pub fn of_version(major: u32, settings: &[&str]) -> Self {
+        let programs = format!("{}/.postgres/{major}/bin", env!("CARGO_MANIFEST_DIR"));
+        Self::own_of(PathBuf::from(programs), settings)
+    }
+
+    fn own_of(programs: PathBuf, settings: &[&str]) -> Self {
+        let server = Self::initialise(&format!("-{}", NEXT.fetch_add(1, Ordering::SeqCst)), programs);
+        server.start(settings);
+        server.fill();
+        server
+    }
+
+    /// A hot standby of a server of [`Postgres::own`], which is stopped and started for it.
+    pub fn standby(&self) -> Self {
+        self.stop("INT");
+        let root = PathBuf::from(format!(
+            "{}-{}",
+            self.root.display(),
+            NEXT.fetch_add(1, Ordering::SeqCst)
+        ));
+        run(Command::new("cp").arg("-a").arg(&self.root).arg(&root));
+        self.start(&[]);
+        let standby = Self {
+            port: free_port(),
+            log: root.join("log"),
+            root,
+            bin: self.bin.clone(),
+        };
+        std::fs::write(standby.root.join("data/standby.signal"), "").unwrap();
+        let source = format!(
+            "primary_conninfo=host={} port={} user=postgres",
+            self.root.display(),
+            self.port
+        );
+        standby.start(&[&source]);
+        standby
+    }
+
+    fn initialise(suffix: &str, programs: PathBuf) -> Self {
+        let root = std::env::temp_dir().join(format!("menshen-test-{}{suffix}", std::process::id()));
         std::fs::create_dir_all(&root).unwrap();
-        let bin = reachable(server_programs(), &root);
+        let bin = reachable(programs, &root);
         let data = root.join("data");
         if is_root() {
             run(Command::new("chown").arg("-R").arg("postgres").arg(&root));
@@ -49,57 +102,85 @@ impl Postgres {
                 "-D",
             ])
             .arg(&data));
-        let hba = "local all postgres trust\nhost all postgres 127.0.0.1/32 trust\nhost all md5_login 127.0.0.1/32 md5\n\
-                   host all trusted 127.0.0.1/32 trust\nhost all +many_logins 127.0.0.1/32 trust\nhost all plain 127.0.0.1/32 password\nhost all all 127.0.0.1/32 scram-sha-256\n";
-        std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
-        let log = root.join("log");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        std::fs::write(data.join("pg_hba.conf"), HBA).unwrap();
+        Self {
+            port: free_port(),
+            log: root.join("log"),
+            root,
+            bin,
+        }
+    }
+
+    fn fill(&self) {
+        self.sql("postgres", "CREATE DATABASE shop");
+        self.sql("shop", &data::shop_sql(PEOPLE));
+        self.sql("shop", &data::logins_sql());
+        self.sql("shop", include_str!("../cases/views.sql"));
+    }
+
+    /// Starts it and waits until it answers.
+    pub fn start(&self, settings: &[&str]) {
         let mut command = Command::new("setsid");
         command.args(["sh", "-c", WATCH, "sh"]);
-        command.arg(std::process::id().to_string()).arg(&root);
+        command.arg(std::process::id().to_string()).arg(&self.root);
         if is_root() {
             command.args(["runuser", "-u", "postgres", "--"]);
         }
-        command.arg(bin.join("postgres")).arg("-D").arg(&data);
-        for setting in [
-            format!("port={port}"),
+        command
+            .arg(self.bin.join("postgres"))
+            .arg("-D")
+            .arg(self.root.join("data"));
+        let own = [
+            format!("port={}", self.port),
             "listen_addresses=127.0.0.1".into(),
-            format!("unix_socket_directories={}", root.display()),
+            format!("unix_socket_directories={}", self.root.display()),
             "fsync=off".into(),
-            "max_connections=200".into(),
-            "log_statement=all".into(),
-            "log_line_prefix=%u@%d ".into(),
-        ] {
+        ];
+        for setting in own.iter().map(String::as_str).chain(settings.iter().copied()) {
             command.arg("-c").arg(setting);
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap());
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.unwrap());
         #[expect(
             clippy::zombie_processes,
             reason = "it outlives this process on purpose, to clean up behind it"
         )]
         command.spawn().expect("setsid (util-linux) starts the watcher");
-        let server = Self {
-            port,
-            log,
-            socket: root,
-        };
         let begun = Instant::now();
-        while server.try_sql("postgres", "SELECT 1").is_err() {
+        while self.try_sql("postgres", "SELECT 1").is_err() {
             assert!(
                 begun.elapsed() < Duration::from_secs(60),
                 "PostgreSQL does not start: see {}",
-                server.log.display()
+                self.log.display()
             );
             std::thread::sleep(Duration::from_millis(100));
         }
-        server.sql("postgres", "CREATE DATABASE shop");
-        server.sql("shop", &data::shop_sql(PEOPLE));
-        server.sql("shop", &data::logins_sql());
-        server.sql("shop", include_str!("../cases/views.sql"));
-        server
+    }
+
+    /// Writes a file into its data directory, for itself alone, and has it read its configuration anew.
+    pub fn configure(&self, name: &str, text: &str) {
+        let file = self.root.join("data").join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        if is_root() {
+            run(Command::new("chown").arg("postgres").arg(&file));
+        }
+        self.sql("postgres", "SELECT pg_reload_conf()");
+    }
+
+    /// Ends it by a signal (`TERM` smart, `INT` fast, `QUIT` at once), and waits until it is gone.
+    pub fn stop(&self, signal: &str) {
+        let file = self.root.join("data/postmaster.pid");
+        let Ok(text) = std::fs::read_to_string(&file) else {
+            return;
+        };
+        let pid = text.lines().next().unwrap().to_owned();
+        run(Command::new("kill").arg(format!("-{signal}")).arg(&pid));
+        let begun = Instant::now();
+        while file.exists() && Path::new("/proc").join(&pid).exists() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "PostgreSQL does not end");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Whether it has what a case uses that needs this major version. `MENSHEN_SINCE` leaves out the cases of versions before it.
@@ -136,7 +217,8 @@ impl Postgres {
         self.try_sql(database, sql).unwrap_or_else(|e| panic!("{e}\n{sql}"))
     }
 
-    fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
+    /// Runs SQL as superuser.
+    pub fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
         use std::io::Write;
         let mut psql = Command::new(programs().join("psql"))
             .args([
@@ -152,7 +234,7 @@ impl Postgres {
                 database,
                 "-h",
             ])
-            .arg(&self.socket)
+            .arg(&self.root)
             .args(["-p", &self.port.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -170,6 +252,28 @@ impl Postgres {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
     }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!("last of PostgreSQL's log:\n{}", last.join("\n"));
+        }
+        self.stop("QUIT");
+        let _gone = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+pub const HBA: &str = "local all postgres trust\nlocal replication postgres trust\nlocal all all scram-sha-256\n\
+    host all postgres 127.0.0.1/32 trust\nhost all md5_login 127.0.0.1/32 md5\n\
+    host all trusted 127.0.0.1/32 trust\nhost all +many_logins 127.0.0.1/32 trust\nhost all plain 127.0.0.1/32 password\n\
+    host all all 127.0.0.1/32 scram-sha-256\n";
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// $1 the process to watch, $2 the directory to remove, then the server's command line.

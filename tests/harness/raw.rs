@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 
+#[derive(Debug)]
 pub struct Raw {
     stream: TcpStream,
     /// Every byte received.

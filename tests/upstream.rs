@@ -1,0 +1,270 @@
+//! The database servers: several of them, the kind that is wanted, the next one when one dies.
+
+use std::time::{Duration, Instant};
+
+use menshen::cli::demo::data;
+
+use crate::harness::menshen::{demo_policy, unlimited_policy};
+use crate::harness::postgres::free_port;
+use crate::harness::{Menshen, Postgres, Raw};
+
+fn behind(upstream: &str) -> Menshen {
+    Menshen::behind(upstream, "shop", &unlimited_policy(), "")
+}
+
+fn try_connect(menshen: &Menshen) -> Result<Raw, String> {
+    Raw::connect(menshen.port, "shop", "analyst", &data::password("analyst"), "")
+}
+
+fn port(raw: &mut Raw) -> String {
+    raw.simple("SHOW port").text(0, 0)
+}
+
+fn hosts(ports: &[u16], more: &str) -> String {
+    let hosts: Vec<String> = ports.iter().map(|p| format!("\"127.0.0.1:{p}\"")).collect();
+    format!("hosts = [{}]\n{more}", hosts.join(", "))
+}
+
+#[test]
+fn the_wanted_kind_of_server_is_found_and_the_next_one_when_it_dies() {
+    let primary = Postgres::own(&[]);
+    let standby = primary.standby();
+    let nobody = free_port();
+    let (p, s) = (primary.port, standby.port);
+    let both = [nobody, s, p];
+    let expect = |attrs: &str, ports: &[u16]| {
+        let menshen = behind(&hosts(&both, &format!("target_session_attrs = \"{attrs}\"")));
+        let mut raw = try_connect(&menshen).unwrap();
+        let found = port(&mut raw);
+        assert!(ports.iter().any(|p| p.to_string() == found), "{attrs}: {found}");
+        (menshen, raw)
+    };
+    expect("any", &[s]);
+    expect("read-write", &[p]);
+    expect("read-only", &[s]);
+    expect("prefer-standby", &[s]);
+    let (_menshen, mut raw) = expect("standby", &[s]);
+    // A standby serves what it may, masked, and refuses the rest in its own words.
+    assert!(
+        raw.simple("SELECT phone FROM crm.customers WHERE id = 1")
+            .text(0, 0)
+            .contains('*')
+    );
+    assert_eq!(
+        raw.simple("INSERT INTO crm.notes VALUES (901, 1, 'x')").sqlstate(),
+        "25006"
+    );
+    let (menshen, mut raw) = expect("primary", &[p]);
+    assert_eq!(raw.simple("INSERT INTO crm.notes VALUES (901, 1, 'x')").error, None);
+    // The primary goes, the standby becomes one.
+    primary.stop("QUIT");
+    // SIGQUIT lets the backend warn, not say farewell: that is Menshen's.
+    let last = std::iter::from_fn(|| raw.next().ok()).last().unwrap();
+    assert!(
+        last.kind == b'E' && String::from_utf8_lossy(&last.body).contains("C08006\0"),
+        "{last:?}"
+    );
+    assert!(
+        try_connect(&menshen)
+            .unwrap_err()
+            .starts_with("08001: no database server of the kind")
+    );
+    standby.sql("postgres", "SELECT pg_promote()");
+    let begun = Instant::now();
+    let mut raw = loop {
+        match try_connect(&menshen) {
+            Ok(raw) => break raw,
+            Err(e) => assert!(begun.elapsed() < Duration::from_secs(30), "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert_eq!(port(&mut raw), s.to_string());
+    assert_eq!(raw.simple("INSERT INTO crm.notes VALUES (902, 1, 'x')").error, None);
+    assert!(
+        raw.simple("SELECT phone FROM crm.customers WHERE id = 1")
+            .text(0, 0)
+            .contains('*')
+    );
+    drop(menshen);
+    // A server that is read-only by default is none for read-write, and one for read-only.
+    standby.sql("postgres", "ALTER SYSTEM SET default_transaction_read_only = on");
+    standby.sql("postgres", "SELECT pg_reload_conf()");
+    let menshen = behind(&hosts(&[s], "target_session_attrs = \"read-write\""));
+    assert!(try_connect(&menshen).is_err());
+    let menshen = behind(&hosts(&[s], "target_session_attrs = \"read-only\""));
+    assert_eq!(port(&mut try_connect(&menshen).unwrap()), s.to_string());
+}
+
+#[test]
+fn a_cancel_request_goes_to_the_server_of_its_session() {
+    let other = Postgres::own(&[]);
+    let both = hosts(&[other.port, Postgres::get().port], "load_balance_hosts = \"random\"");
+    let menshen = behind(&both);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let mut raw = try_connect(&menshen).unwrap();
+        if !seen.insert(port(&mut raw)) {
+            continue;
+        }
+        let mut packet = i32::try_from(raw.key.len() + 8).unwrap().to_be_bytes().to_vec();
+        packet.extend(80_877_102_i32.to_be_bytes());
+        packet.extend(&raw.key);
+        raw.send(b'Q', b"SELECT pg_sleep(20)\0");
+        std::thread::sleep(Duration::from_millis(300));
+        let begun = Instant::now();
+        std::io::Write::write_all(
+            &mut std::net::TcpStream::connect(("127.0.0.1", menshen.port)).unwrap(),
+            &packet,
+        )
+        .unwrap();
+        assert_eq!(raw.answer().sqlstate(), "57014");
+        assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+    assert_eq!(seen.len(), 2, "only {seen:?} were used");
+}
+
+#[test]
+fn names_have_several_addresses_and_sockets_are_paths() {
+    let server = Postgres::get();
+    // localhost may be ::1 first, where nobody listens.
+    let menshen = behind(&format!("hosts = [\"localhost:{}\"]", server.port));
+    assert_eq!(port(&mut try_connect(&menshen).unwrap()), server.port.to_string());
+    let menshen = behind(&format!(
+        "hosts = [\"{}:{}\"]\nsslmode = \"require\"",
+        server.root.display(),
+        server.port
+    ));
+    let mut raw = try_connect(&menshen).unwrap();
+    assert_eq!(raw.simple("SELECT inet_client_addr()").text(0, 0), "NULL");
+    assert!(
+        raw.simple("SELECT phone FROM crm.customers WHERE id = 1")
+            .text(0, 0)
+            .contains('*')
+    );
+}
+
+#[test]
+fn what_cannot_be_reached_is_told_without_its_address() {
+    let nobody = free_port();
+    // 192.0.2.0/24 is for documentation: nobody answers, or the network says so at once.
+    let upstream = format!(
+        "hosts = [\"127.0.0.1:{nobody}\", \"no-such-host.invalid\", \"192.0.2.1:5432\", \"/no/such/directory\"]\nconnect_timeout = 1"
+    );
+    let menshen = behind(&upstream);
+    let begun = Instant::now();
+    let error = try_connect(&menshen).unwrap_err();
+    assert_eq!(error, "08001: the database server cannot be reached");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    let log = menshen.log();
+    for part in [
+        &format!("127.0.0.1:{nobody}"),
+        "no-such-host.invalid",
+        "192.0.2.1",
+        "/no/such/directory",
+    ] {
+        assert!(log.contains(part), "{part} is not in the log");
+    }
+}
+
+#[test]
+fn errors_of_start_up_are_the_server_s_own() {
+    let menshen = Menshen::demo();
+    let error = |database: &str, login: &str, password: &str| {
+        Raw::connect(menshen.port, database, login, password, "")
+            .map(|_| ())
+            .unwrap_err()
+    };
+    assert_eq!(
+        error("nowhere", "postgres", ""),
+        "3D000: database \"nowhere\" does not exist"
+    );
+    assert_eq!(
+        error("shop", "analyst", "wrong"),
+        "28P01: password authentication failed for user \"analyst\""
+    );
+    assert_eq!(
+        Raw::connect(menshen.port, "shop", "postgres", "", "-c no_such_setting=1")
+            .map(|_| ())
+            .unwrap_err(),
+        "42704: unrecognized configuration parameter \"no_such_setting\""
+    );
+    let small = Postgres::own(&[
+        "max_connections=5",
+        "superuser_reserved_connections=0",
+        "max_wal_senders=0",
+    ]);
+    let menshen = Menshen::behind(&hosts(&[small.port], ""), "shop", &demo_policy(), "");
+    let mut open = Vec::new();
+    let error = loop {
+        match try_connect(&menshen) {
+            Ok(raw) => open.push(raw),
+            Err(e) => break e,
+        }
+        assert!(open.len() < 6);
+    };
+    assert!(error.starts_with("53300: "), "{error}");
+    drop(open);
+    // One that is shutting down says so itself; it waits for this session.
+    let begun = Instant::now();
+    let direct = loop {
+        match Raw::connect(small.port, "shop", "postgres", "", "") {
+            Ok(raw) => break raw,
+            Err(e) => assert!(begun.elapsed() < Duration::from_secs(30), "{e}"),
+        }
+    };
+    let pid = std::fs::read_to_string(small.root.join("data/postmaster.pid")).unwrap();
+    let pid = pid.lines().next().unwrap().to_owned();
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let begun = Instant::now();
+    loop {
+        match try_connect(&menshen) {
+            Err(e) if e.starts_with("57P03: ") => {
+                assert_eq!(e, "57P03: the database system is shutting down");
+                break;
+            }
+            Ok(_) | Err(_) => assert!(begun.elapsed() < Duration::from_secs(30)),
+        }
+    }
+    // With another server at hand, that one is used.
+    let menshen = Menshen::behind(
+        &hosts(&[small.port, Postgres::get().port], ""),
+        "shop",
+        &demo_policy(),
+        "",
+    );
+    assert_eq!(
+        port(&mut try_connect(&menshen).unwrap()),
+        Postgres::get().port.to_string()
+    );
+    drop(direct);
+}
+
+#[test]
+fn mistakes_of_the_configuration_are_told_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("menshen.toml");
+    std::fs::write(
+        &path,
+        "[upstream]\nhosts = [\"db:x\", \"a b\"]\ntarget_session_attrs = \"primry\"\nsslmode = \"allow\"\nconnect_timeout = 0\n\
+         sslnegotiation = \"direct\"\ncert = \"c.pem\"\nkeepalive = 1\n",
+    )
+    .unwrap();
+    let problems = menshen::config::Config::load(&path, &menshen::config::Overrides::default()).unwrap_err();
+    let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    for part in [
+        "host `db:x`: `x` is not a port",
+        "host `a b`: it is no host name",
+        "did you mean `primary`?",
+        "`allow` is none of disable, prefer, require, verify-ca, verify-full; `prefer` encrypts",
+        "`connect_timeout` must lie between 1 and 3600",
+        "unknown key `keepalive`",
+    ] {
+        assert!(all.contains(part), "{part} not in\n{all}");
+    }
+}
