@@ -178,6 +178,7 @@ fn try_it(raw: &mut Raw, sql: &str, extended: bool, transaction: bool) -> bool {
 fn every_known_bypass_is_tried() {
     let cases = cases();
     let sources = [
+        include_str!("access.rs"),
         include_str!("attacks.rs"),
         include_str!("canary.rs"),
         include_str!("channel.rs"),
@@ -196,11 +197,13 @@ fn every_known_bypass_is_tried() {
         include_str!("modify.rs"),
         include_str!("oracle.rs"),
         include_str!("people.rs"),
+        include_str!("proxied.rs"),
         include_str!("protocol.rs"),
         include_str!("session.rs"),
         include_str!("upstream.rs"),
         include_str!("versions.rs"),
         include_str!("sqlsmith.rs"),
+        include_str!("tls.rs"),
         include_str!("wire.rs"),
     ];
     let mut covered: BTreeSet<u32> = cases.attacks.iter().flat_map(|a| a.covers.clone()).collect();

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod access;
 mod attacks;
 mod canary;
 mod channel;
@@ -26,6 +27,7 @@ mod modify;
 mod oracle;
 mod people;
 mod pipes;
+mod proxied;
 mod protocol;
 mod sqlsmith;
 mod session;

@@ -36,6 +36,12 @@ pub fn run(args: &CheckArgs) -> ExitCode {
             Ok(config) => config,
             Err(problems) => return mistaken(&problems),
         };
+        // Certificates and keys are read, too.
+        if let Err(why) = server::client_tls::Gate::open(config.channel.clone()) {
+            return failed(&why);
+        }
+        println!("{}", config.channel.summary());
+        println!("{}", config.limits.summary());
         let catalog = server::runtime()
             .map_err(|e| e.to_string())
             .and_then(|runtime| runtime.block_on(server::keeper::read_any(&config, &args.database)));

@@ -1,6 +1,10 @@
 //! `menshen.toml`: read, checked and resolved; every mistake reported at once. Paths in it are relative to the file's own
 //! directory. DESIGN §9 is the format.
 
+pub mod access;
+pub mod channel;
+pub mod limits;
+pub mod tls;
 mod upstream;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -30,16 +34,12 @@ pub struct Config {
     pub alerts: Vec<SinkConfig>,
     /// Undelivered alerts: `outbox` beside the ledger.
     pub outbox: PathBuf,
-    /// `[tls] cert` and `key`: PEM; without, SSLRequest is answered `N`.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    /// `[tls]`, `[[access]]`, `proxy_protocol`: who may come in, and how. Reloadable.
+    pub channel: channel::Channel,
     /// `[catalog] refresh_seconds`. *Default: 60*
     pub refresh_seconds: u64,
-    /// `[limits] startup_seconds_max`: from connect to the end of authentication. *Default: 60*
-    pub startup_seconds_max: u64,
-    /// `[limits] statement_bytes_max`. *Default and most: 262144*
-    pub statement_bytes_max: usize,
-    /// `[limits] sessions_max`. *Default: 1000*
-    pub sessions_max: usize,
+    /// `[limits]`.
+    pub limits: limits::Limits,
 }
 
 /// What the command line says besides.
@@ -116,7 +116,18 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
     reader.known(
         root,
         &[
-            "listen", "policy", "key_file", "upstream", "ledger", "audit", "alerts", "tls", "catalog", "limits",
+            "listen",
+            "policy",
+            "key_file",
+            "upstream",
+            "ledger",
+            "audit",
+            "alerts",
+            "tls",
+            "access",
+            "proxy_protocol",
+            "catalog",
+            "limits",
         ],
     );
     let at = |path: String| base.join(path);
@@ -134,11 +145,9 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
         audit: at("var/audit".to_owned()),
         alerts: vec![SinkConfig::Log],
         outbox: PathBuf::new(),
-        tls: None,
+        channel: channel::read(reader, root, base),
         refresh_seconds: 60,
-        startup_seconds_max: 60,
-        statement_bytes_max: crate::guard::parse::STATEMENT_BYTES_MAX,
-        sessions_max: 1000,
+        limits: limits::read(reader, root),
     };
     for (name, place) in [("ledger", &mut config.ledger), ("audit", &mut config.audit)] {
         if let Some(section) = reader.section(root, name) {
@@ -152,24 +161,9 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
     if root.get("alerts").is_some() {
         config.alerts = sinks(reader, root, base);
     }
-    if let Some(tls) = reader.section(root, "tls") {
-        reader.known(&tls, &["cert", "key"]);
-        let cert = reader.required(&tls, "cert");
-        let key = reader.required(&tls, "key");
-        config.tls = cert.zip(key).map(|((c, _), (k, _))| (at(c), at(k)));
-    }
     if let Some(catalog) = reader.section(root, "catalog") {
         reader.known(&catalog, &["refresh_seconds"]);
         config.refresh_seconds = bounded(reader, &catalog, "refresh_seconds", 60, 1, 86_400);
-    }
-    if let Some(limits) = reader.section(root, "limits") {
-        reader.known(&limits, &["startup_seconds_max", "statement_bytes_max", "sessions_max"]);
-        config.startup_seconds_max = bounded(reader, &limits, "startup_seconds_max", 60, 1, 3600);
-        let bytes = u64::try_from(config.statement_bytes_max).unwrap_or(u64::MAX);
-        let bytes = bounded(reader, &limits, "statement_bytes_max", bytes, 1024, bytes);
-        config.statement_bytes_max = usize::try_from(bytes).unwrap_or(config.statement_bytes_max);
-        config.sessions_max =
-            usize::try_from(bounded(reader, &limits, "sessions_max", 1000, 1, 100_000)).unwrap_or(1000);
     }
     config
 }
@@ -276,6 +270,46 @@ mod tests {
         ] {
             assert!(all.contains(part), "{part} not in\n{all}");
         }
+    }
+
+    #[test]
+    fn mistakes_about_clients_are_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("menshen.toml");
+        let text = "proxy_protocol = [\"ten\"]\n[tls]\nmode = \"maybe\"\nmin_version = \"1.1\"\nclient_cert = \"verify-full\"\n\
+                    [[tls.logins]]\nname = \"x\"\n[[access]]\nlogin = \"x\"\n[[access]]\naction = \"allow\"\nnetworks = []\n\
+                    [[access]]\naction = \"perhaps\"\nlogins = \"[\"\ntls = \"yes\"\n[limits]\nsessions_max = 0\nidle = 3\n";
+        std::fs::write(&path, text).unwrap();
+        let problems = Config::load(&path, &Overrides::default()).unwrap_err();
+        let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        for part in [
+            "`ten` is not a network",
+            "mode `maybe` is none of off, optional, required",
+            "min_version `1.1` is none of 1.2, 1.3",
+            "need `client_ca`",
+            "[tls] lacks the key `cert`",
+            "[tls] lacks the key `key`",
+            "unknown key `name` in [[logins]]",
+            "[[tls.logins]] lacks `logins`",
+            "unknown key `login` in [[access]]; did you mean `logins`?",
+            "[[access]] lacks the key `action`",
+            "`networks` in [[access]] is empty",
+            "action `perhaps` is none of allow, deny",
+            "`[` is not a pattern",
+            "tls `yes` is none of off, on, certificate",
+            "`sessions_max` must lie between 1 and",
+            "unknown key `idle` in [limits]",
+        ] {
+            assert!(all.contains(part), "{part} not in\n{all}");
+        }
+        let contradiction = "[tls]\ncert = \"c\"\nkey = \"k\"\nclient_ca = \"a\"\nmode = \"optional\"\n";
+        std::fs::write(&path, contradiction).unwrap();
+        let problems = Config::load(&path, &Overrides::default()).unwrap_err();
+        assert!(
+            problems
+                .iter()
+                .any(|p| p.message.contains("who must show a certificate must encrypt"))
+        );
     }
 
     #[test]

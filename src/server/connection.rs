@@ -1,4 +1,4 @@
-//! One client connection: start-up packets, then bytes between client, session and server.
+//! One client connection: bytes between client, session and server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,38 +6,30 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
+use super::access::{self, Visitor};
 use super::cancel;
+use super::census::Seat;
+use super::greeting::{self, Greeted, turn_away};
 use super::keeper::Keeper;
 use super::shared::Shared;
 use super::stream::Stream;
 use super::upstream::{Opened, Place};
-use crate::ledger::{ChargeRequest, Charged, LedgerError, Reading};
-use crate::session::{self, Action, Note, Session};
+use crate::config::limits::Limits;
+use crate::ledger::{ChargeRequest, Charged, LedgerError};
+use crate::session::{self, Action, Session};
 use crate::wire::{Refusal, message};
 
-const SSL_REQUEST: i32 = 80_877_103;
-const GSSENC_REQUEST: i32 = 80_877_104;
-const CANCEL_REQUEST: i32 = 80_877_102;
-/// PostgreSQL's own bound on start-up packets.
-const STARTUP_BYTES_MAX: usize = 10_000;
 const BUFFER_BYTES: usize = 64 * 1024;
 /// What may wait to be taken by one side before no more is read for it.
 const PENDING_BYTES_MAX: usize = 1024 * 1024;
 /// Client bytes at hand from which on judging them could take long.
 const LONG_BYTES: usize = 2048;
 
-/// Turns a connection away.
-pub async fn refuse(mut stream: TcpStream) {
-    let refusal = failure("53300", "sessions-max", "sorry, too many clients already".to_owned());
-    let _gone = stream.write_all(&message::error(&refusal, "FATAL")).await;
-}
-
-fn failure(sqlstate: &'static str, rule: &'static str, message: String) -> Refusal {
+pub(super) fn failure(sqlstate: &'static str, rule: &'static str, message: String) -> Refusal {
     Refusal {
         sqlstate,
         rule,
@@ -49,53 +41,40 @@ fn failure(sqlstate: &'static str, rule: &'static str, message: String) -> Refus
 }
 
 /// Serves one connection to its end.
-pub async fn run(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, stopping: watch::Receiver<bool>) {
+pub async fn run(
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    mut seat: Seat,
+    stopping: watch::Receiver<bool>,
+) {
     let _slower = tcp.set_nodelay(true);
-    let patience = Duration::from_secs(shared.config.startup_seconds_max);
-    let first = tokio::time::timeout(patience, greet(&shared, Stream::Plain(tcp))).await;
-    match first {
-        Ok(Ok(Some((client, body)))) => serve(shared, client, &body, peer, stopping).await,
+    if let Err(e) = keep_alive(&tcp, &shared.config.limits) {
+        tracing::debug!(%peer, "TCP keepalive: {e}");
+    }
+    let greeted = greeting::greet(&shared, tcp, peer, &mut seat);
+    match tokio::time::timeout(shared.config.limits.startup, greeted).await {
+        Ok(Ok(Some(greeted))) => serve(shared, greeted, seat, stopping).await,
         Ok(Ok(None)) => {}
         Ok(Err(e)) => tracing::debug!(%peer, "start-up failed: {e}"),
         Err(_) => tracing::debug!(%peer, "start-up took too long"),
     }
 }
 
-/// Answers SSLRequest, GSSENCRequest and CancelRequest; gives the StartupMessage's body.
-async fn greet(shared: &Arc<Shared>, mut client: Stream) -> Result<Option<(Stream, Bytes)>, String> {
-    let words = |e: std::io::Error| e.to_string();
-    for _ in 0..4 {
-        let length = client.read_i32().await.map_err(words)?;
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|l| (8..=STARTUP_BYTES_MAX).contains(l))
-            .ok_or("bad length")?;
-        let mut body = vec![0_u8; length - 4];
-        client.read_exact(&mut body).await.map_err(words)?;
-        let code = body.first_chunk::<4>().map_or(0, |c| i32::from_be_bytes(*c));
-        match (code, length) {
-            (SSL_REQUEST, 8) => match (&shared.acceptor, client) {
-                (Some(acceptor), Stream::Plain(mut tcp)) => {
-                    tcp.write_all(b"S").await.map_err(words)?;
-                    client = Stream::Accepted(Box::new(acceptor.accept(tcp).await.map_err(words)?));
-                }
-                (_, mut other) => {
-                    other.write_all(b"N").await.map_err(words)?;
-                    client = other;
-                }
-            },
-            (GSSENC_REQUEST, 8) => client.write_all(b"N").await.map_err(words)?,
-            (CANCEL_REQUEST, _) => {
-                let key = Bytes::copy_from_slice(body.get(4..).unwrap_or_default());
-                if let Some(place) = shared.cancels.place(&key) {
-                    cancel::send(shared, &place, &key).await?;
-                }
-                return Ok(None);
-            }
-            _ => return Ok(Some((client, Bytes::from(body)))),
-        }
+/// Peers that are gone without a word are noticed: by probes where nothing is under way, by unacknowledged bytes otherwise.
+fn keep_alive(tcp: &TcpStream, limits: &Limits) -> std::io::Result<()> {
+    let socket = socket2::SockRef::from(tcp);
+    if let Some(silence) = limits.keepalive {
+        let probes = socket2::TcpKeepalive::new()
+            .with_time(silence)
+            .with_interval(limits.keepalive_interval)
+            .with_retries(limits.keepalive_probes);
+        socket.set_tcp_keepalive(&probes)?;
     }
-    Err("too many requests before the start-up packet".to_owned())
+    if limits.tcp_user_timeout.is_some() {
+        socket.set_tcp_user_timeout(limits.tcp_user_timeout)?;
+    }
+    Ok(())
 }
 
 /// What comes back to the session from work done elsewhere.
@@ -105,44 +84,49 @@ enum Back {
     Cancelled,
 }
 
-struct Connection {
-    shared: Arc<Shared>,
-    session: Session,
-    id: u64,
-    peer: SocketAddr,
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: Session,
+    pub(super) id: u64,
+    pub(super) visitor: Visitor,
+    seat: Seat,
     place: Place,
     keeper: Option<Arc<Keeper>>,
     key: Option<Bytes>,
-    to_client: BytesMut,
-    to_server: BytesMut,
+    pub(super) to_client: BytesMut,
+    pub(super) to_server: BytesMut,
     back: mpsc::UnboundedSender<Back>,
     closing: bool,
 }
 
-async fn serve(
-    shared: Arc<Shared>,
-    mut client: Stream,
-    body: &[u8],
-    peer: SocketAddr,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let startup = match session::parse_startup(body) {
+async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stopping: watch::Receiver<bool>) {
+    let Greeted {
+        mut client,
+        body,
+        visitor,
+    } = greeted;
+    let startup = match session::parse_startup(&body) {
         Ok(startup) => startup,
-        Err(refusal) => {
-            let _gone = client.write_all(&message::error(&refusal, "FATAL")).await;
-            return;
-        }
+        Err(refusal) => return turn_away(client, &refusal).await,
     };
+    let (login, database) = (startup.login(), startup.database());
+    let admitted = access::judge(&shared.gate.load().channel, &visitor, login, database)
+        .and_then(|()| seat.of(login, &shared.config.limits));
+    if let Err(refusal) = admitted {
+        tracing::warn!(address = %visitor.address, login, database, "connection refused: {}", refusal.message);
+        shared.audit_refused(&visitor, Some((login, database)), &refusal);
+        return turn_away(client, &refusal).await;
+    }
     let mut nonce = [0_u8; 16];
     if getrandom::fill(&mut nonce).is_err() {
         return;
     }
     let settings = session::Settings {
         id: shared.session_id(),
-        address: Some(peer.ip()),
+        address: Some(visitor.address.ip().to_canonical()),
         token_key: shared.token_key,
         nonce: hex::encode(nonce),
-        statement_bytes_max: shared.config.statement_bytes_max,
+        statement_bytes_max: shared.config.limits.statement_bytes_max,
     };
     let id = settings.id;
     let (mut session, startup) = Session::new(&startup, settings);
@@ -155,7 +139,7 @@ async fn serve(
             return;
         }
     };
-    if matches!(client, Stream::Accepted(_)) && opened.certificate().is_some_and(|c| Some(c) == shared.certificate) {
+    if visitor.shown.is_some() && visitor.shown == opened.certificate() {
         session.pass_channel_binding();
     }
     let Opened {
@@ -168,7 +152,8 @@ async fn serve(
         shared,
         session,
         id,
-        peer,
+        visitor,
+        seat,
         place,
         keeper: None,
         key: None,
@@ -281,6 +266,7 @@ impl Connection {
                 Action::RefreshCatalog => self.refresh(),
                 Action::CancelUpstream => self.cancel(),
                 Action::Admitted => {
+                    self.seat.authenticated();
                     if !self.find_keeper().await {
                         return;
                     }
@@ -318,7 +304,7 @@ impl Connection {
         }
     }
 
-    fn fatal(&mut self, refusal: &Refusal) {
+    pub(super) fn fatal(&mut self, refusal: &Refusal) {
         self.to_client.extend_from_slice(&message::error(refusal, "FATAL"));
         self.closing = true;
     }
@@ -365,140 +351,4 @@ impl Connection {
             let _gone = back.send(Back::Cancelled);
         });
     }
-
-    /// Puts a fact into the audit log, and tells people where they must hear of it. False: it could not be kept, the session ends
-    /// before what it is about goes out.
-    fn note(&mut self, note: Note) -> bool {
-        let login = self.session.login().to_owned();
-        let mut facts = json!({
-            "session": self.id,
-            "login": login,
-            "database": self.session.database(),
-            "address": self.peer.to_string(),
-        });
-        let (event, more) = describe(&note);
-        if let (Value::Object(facts), Value::Object(more)) = (&mut facts, more) {
-            facts.extend(more);
-        }
-        self.people(&note, &login, &facts);
-        if let Err(e) = self.shared.audit(event, facts) {
-            tracing::error!("{e}; the session ends");
-            self.to_client.clear();
-            self.to_server.clear();
-            self.fatal(&failure(
-                "58030",
-                "audit",
-                "the audit log cannot be written, so nothing goes on".to_owned(),
-            ));
-            return false;
-        }
-        true
-    }
-
-    fn people(&self, note: &Note, login: &str, facts: &Value) {
-        let account = Some(login.to_owned());
-        match note {
-            Note::Crossed { share, reading, .. } => self.shared.raise(
-                "threshold",
-                account,
-                format!("{login} has reached {:.0} % of a limit: {reading}", share * 100.0),
-                facts.clone(),
-            ),
-            Note::Stopped(stopped) => self.shared.raise(
-                "stop",
-                account,
-                format!("{login} has been stopped at {}: {}", stopped.limit, stopped.reading),
-                facts.clone(),
-            ),
-            Note::Tripped { rule, what } => self.shared.raise(
-                "incident",
-                account,
-                format!("{rule}: {what} in a session of {login}"),
-                facts.clone(),
-            ),
-            Note::Refused {
-                incident: true,
-                rule,
-                message,
-                ..
-            } => {
-                self.shared.raise(
-                    "incident",
-                    account,
-                    format!("{rule} in a session of {login}: {message}"),
-                    facts.clone(),
-                );
-            }
-            Note::LedgerFailed(why) => self.shared.raise(
-                "ledger",
-                account,
-                format!("rows could not be charged: {why}"),
-                facts.clone(),
-            ),
-            Note::Authenticated
-            | Note::Decided { .. }
-            | Note::Refused { .. }
-            | Note::Released { .. }
-            | Note::Closed { .. } => {}
-        }
-    }
-}
-
-fn describe(note: &Note) -> (&'static str, Value) {
-    match note {
-        Note::Authenticated => ("session-opened", json!({})),
-        Note::Decided {
-            report,
-            purpose,
-            declared,
-        } => (
-            "decision",
-            json!({
-                "action": report.action,
-                "fingerprint": report.fingerprint,
-                "purpose": purpose,
-                "declared": declared.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-                "relations": report.relations,
-                "charges": report.charges,
-                "witness": report.witness,
-            }),
-        ),
-        Note::Refused {
-            sqlstate,
-            rule,
-            message,
-            incident,
-        } => (
-            "refusal",
-            json!({ "action": "refuse", "sqlstate": sqlstate, "rule": rule, "message": message, "incident": incident }),
-        ),
-        Note::Released {
-            fingerprint,
-            rows,
-            new_people,
-            estimated,
-        } => (
-            "release",
-            json!({ "fingerprint": fingerprint, "rows": rows, "new_people": new_people, "estimated": estimated }),
-        ),
-        Note::Crossed {
-            limit,
-            share,
-            reading: r,
-        } => (
-            "threshold",
-            json!({ "limit": limit, "share": share, "reading": reading(r) }),
-        ),
-        Note::Stopped(stopped) => (
-            "stop",
-            json!({ "limit": stopped.limit, "reading": reading(&stopped.reading) }),
-        ),
-        Note::Tripped { rule, what } => ("incident", json!({ "rule": rule, "what": what })),
-        Note::LedgerFailed(why) => ("ledger-failed", json!({ "what": why })),
-        Note::Closed { reason } => ("session-closed", json!({ "reason": reason })),
-    }
-}
-
-fn reading(r: &Reading) -> Value {
-    json!({ "people": r.people, "score": r.score, "line": r.line, "level": r.level, "window": r.window, "left": r.left })
 }

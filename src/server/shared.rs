@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::access::Visitor;
 use super::cancel::Registry;
+use super::census::Census;
+use super::client_tls::Gate;
 use super::keeper::Keeper;
-use super::tls;
 use super::upstream::{Place, Upstreams};
 use crate::alert::{Alert, Alerts};
 use crate::audit::{Audit, AuditError};
 use crate::config::{self, Config};
 use crate::ledger::{Ledger, Pack, pack};
 use crate::policy::{Policy, Problem};
+use crate::wire::Refusal;
 
 /// Policy and threshold pack that are in force.
 #[derive(Debug, Clone)]
@@ -67,10 +70,10 @@ pub struct Shared {
     pub(super) cancels: Registry,
     /// One keeper of policy and catalog per server and database.
     pub(super) keepers: Mutex<HashMap<(Place, String), Arc<Keeper>>>,
-    /// TLS towards clients.
-    pub(super) acceptor: Option<tokio_rustls::TlsAcceptor>,
-    /// The certificate that clients are shown.
-    pub(super) certificate: Option<bytes::Bytes>,
+    /// Who may come in. [`Shared::admit_by`] exchanges it.
+    pub(super) gate: ArcSwap<Gate>,
+    /// How many have.
+    pub(super) census: Arc<Census>,
     /// The database servers.
     pub(super) upstreams: ArcSwap<Upstreams>,
     next_session: AtomicU64,
@@ -91,12 +94,7 @@ impl Shared {
         let ledger = Ledger::open(&config.ledger, &key).map_err(|e| e.to_string())?;
         let audit = Audit::open(&config.audit, Timestamp::now()).map_err(|e| e.to_string())?;
         let alerts = Alerts::start(&config.alerts, &config.outbox).map_err(|e| e.to_string())?;
-        let acceptor = config
-            .tls
-            .as_ref()
-            .map(|(cert, key)| tls::acceptor(cert, key))
-            .transpose()?;
-        let certificate = config.tls.as_ref().map(|(cert, _)| tls::leaf(cert)).transpose()?;
+        let gate = Gate::open(config.channel.clone())?;
         let upstreams = ArcSwap::from_pointee(Upstreams::new(&config.upstream)?);
         Ok(Self {
             rules: ArcSwap::from_pointee(rules),
@@ -106,8 +104,8 @@ impl Shared {
             token_key: crate::mask::token_key(&key),
             cancels: Registry::default(),
             keepers: Mutex::new(HashMap::new()),
-            acceptor,
-            certificate,
+            gate: ArcSwap::from_pointee(gate),
+            census: Arc::default(),
             upstreams,
             next_session: AtomicU64::new(1),
             config,
@@ -137,6 +135,35 @@ impl Shared {
     /// Where it can't be written: what it is about must not happen.
     pub fn audit(&self, event: &str, facts: Value) -> Result<(), AuditError> {
         self.audit.append(event, facts, Timestamp::now())
+    }
+
+    /// Takes over who may come in from a configuration that was read anew. Sessions that are in stay in.
+    ///
+    /// # Errors
+    /// Where its files can't be used: a sentence for the operator. The old one stays in force.
+    pub fn admit_by(&self, channel: crate::config::channel::Channel) -> Result<(), String> {
+        self.gate.store(Arc::new(Gate::open(channel)?));
+        Ok(())
+    }
+
+    /// Notes that a client was not let in; `wish` is the login and database it asked for.
+    pub(super) fn audit_refused(&self, visitor: &Visitor, wish: Option<(&str, &str)>, refusal: &Refusal) {
+        let facts = json!({
+            "action": "refuse",
+            "sqlstate": refusal.sqlstate,
+            "rule": refusal.rule,
+            "message": refusal.message,
+            "login": wish.map(|(login, _)| login),
+            "database": wish.map(|(_, database)| database),
+            "address": visitor.address.to_string(),
+            "via": visitor.via.map(|v| v.to_string()),
+            "encrypted": visitor.encrypted,
+            "certificate": visitor.certificate.clone().flatten(),
+        });
+        // It is refused whether or not that can be kept.
+        if let Err(e) = self.audit("connection-refused", facts) {
+            tracing::error!("{e}");
+        }
     }
 
     /// Raises an alert. One that can't be put on disk is at least shouted.

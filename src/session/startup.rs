@@ -49,6 +49,20 @@ impl Startup {
     fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
+
+    /// The login.
+    #[must_use]
+    pub fn login(&self) -> &str {
+        self.parameter("user").unwrap_or_default()
+    }
+
+    /// The database: the login's namesake where none is given.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        self.parameter("database")
+            .filter(|d| !d.is_empty())
+            .unwrap_or(self.login())
+    }
 }
 
 /// What NegotiateProtocolVersion says.
@@ -139,12 +153,8 @@ impl Session {
     /// A session for a StartupMessage, with the one to send upstream.
     #[must_use]
     pub fn new(startup: &Startup, settings: Settings) -> (Self, Bytes) {
-        let login = startup.parameter("user").unwrap_or_default().to_owned();
-        let database = startup
-            .parameter("database")
-            .filter(|d| !d.is_empty())
-            .unwrap_or(&login)
-            .to_owned();
+        let login = startup.login().to_owned();
+        let database = startup.database().to_owned();
         let token = TokenSettings {
             inner: format!("menshen.k{}i", settings.nonce),
             outer: format!("menshen.k{}o", settings.nonce),

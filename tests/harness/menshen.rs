@@ -89,6 +89,15 @@ impl Menshen {
         std::fs::write(self.directory.path().join("policy.toml"), text).unwrap();
     }
 
+    /// Waits until something is in its log or its audit.
+    pub fn wait_for(&self, what: &str) {
+        let begun = std::time::Instant::now();
+        while !self.log().contains(what) && !self.audit().contains(what) {
+            assert!(begun.elapsed().as_secs() < 60, "never told: {what}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
     pub fn audit(&self) -> String {
         let directory: PathBuf = self.directory.path().join("var/audit");
         let mut all = String::new();

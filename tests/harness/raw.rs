@@ -61,6 +61,17 @@ impl Raw {
         parameters: &[(&str, &str)],
     ) -> Result<Self, String> {
         let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+        Self::on_stream(stream, database, login, password, parameters)
+    }
+
+    /// On a connection on which nothing has been said yet, or only what comes before a StartupMessage.
+    pub fn on_stream(
+        stream: TcpStream,
+        database: &str,
+        login: &str,
+        password: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<Self, String> {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut raw = Self {

@@ -1,0 +1,122 @@
+//! `[limits]`: how many, how much and how long.
+
+use std::time::Duration;
+
+use super::bounded;
+use crate::policy::reader::{Reader, Section};
+
+/// Limits on clients. What is `None` is not limited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// `statement_bytes_max`. *Default and most: 262144*
+    pub statement_bytes_max: usize,
+    /// `sessions_max`: connections in all, from accept to the end. *Default: 1000*
+    pub sessions_max: usize,
+    /// `unauthenticated_max`: of them, those whose login the server has not accepted yet. *Default: half of `sessions_max`*
+    pub unauthenticated_max: usize,
+    /// `sessions_per_login_max`: from the StartupMessage to the end. *Default: none*
+    pub sessions_per_login_max: Option<usize>,
+    /// `sessions_per_address_max`: from accept (or the PROXY header) to the end. *Default: none*
+    pub sessions_per_address_max: Option<usize>,
+    /// `startup_seconds_max`: from accept to the end of authentication. *Default: 60*
+    pub startup: Duration,
+    /// `keepalive_seconds`: silence on a client's connection before TCP asks whether the peer is there. *Default: 60; 0: never*
+    pub keepalive: Option<Duration>,
+    /// `keepalive_interval_seconds`: between such questions. *Default: 10*
+    pub keepalive_interval: Duration,
+    /// `keepalive_probes`: unanswered ones that end the connection. *Default: 6*
+    pub keepalive_probes: u32,
+    /// `tcp_user_timeout_seconds`: sent bytes that stay unacknowledged, or a window that stays closed, this long end the connection.
+    /// *Default: the kernel's own*
+    pub tcp_user_timeout: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            statement_bytes_max: crate::guard::parse::STATEMENT_BYTES_MAX,
+            sessions_max: 1000,
+            unauthenticated_max: 500,
+            sessions_per_login_max: None,
+            sessions_per_address_max: None,
+            startup: Duration::from_secs(60),
+            keepalive: Some(Duration::from_secs(60)),
+            keepalive_interval: Duration::from_secs(10),
+            keepalive_probes: 6,
+            tcp_user_timeout: None,
+        }
+    }
+}
+
+impl Limits {
+    /// In one line, for `menshen check`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut parts = vec![
+            format!("{} connections", self.sessions_max),
+            format!("{} of them not logged in", self.unauthenticated_max),
+        ];
+        let mut count = |n: Option<usize>, what: &str| parts.extend(n.map(|n| format!("{n} {what}")));
+        count(self.sessions_per_login_max, "per login");
+        count(self.sessions_per_address_max, "per address");
+        let mut time = |d: Option<Duration>, what: &str| parts.extend(d.map(|d| format!("{what} {} s", d.as_secs())));
+        time(Some(self.startup), "start-up");
+        format!("limits: {}", parts.join(", "))
+    }
+}
+
+const DAY: u64 = 86_400;
+const MOST: u64 = 100_000;
+
+pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Limits {
+    let mut limits = Limits::default();
+    let Some(section) = reader.section(root, "limits") else {
+        return limits;
+    };
+    reader.known(
+        &section,
+        &[
+            "statement_bytes_max",
+            "sessions_max",
+            "unauthenticated_max",
+            "sessions_per_login_max",
+            "sessions_per_address_max",
+            "startup_seconds_max",
+            "keepalive_seconds",
+            "keepalive_interval_seconds",
+            "keepalive_probes",
+            "tcp_user_timeout_seconds",
+        ],
+    );
+    let bytes = limits.statement_bytes_max as u64;
+    limits.statement_bytes_max = size(bounded(reader, &section, "statement_bytes_max", bytes, 1024, bytes));
+    let sessions = bounded(reader, &section, "sessions_max", 1000, 1, MOST);
+    limits.sessions_max = size(sessions);
+    let half = (sessions / 2).max(1);
+    limits.unauthenticated_max = size(bounded(reader, &section, "unauthenticated_max", half, 1, MOST));
+    let mut count = |key| {
+        section
+            .get(key)
+            .map(|_| size(bounded(reader, &section, key, MOST, 1, MOST)))
+    };
+    limits.sessions_per_login_max = count("sessions_per_login_max");
+    limits.sessions_per_address_max = count("sessions_per_address_max");
+    limits.startup = Duration::from_secs(bounded(reader, &section, "startup_seconds_max", 60, 1, 3600));
+    let mut seconds = |key: &str, default: Option<Duration>| {
+        let default = default.map_or(0, |d| d.as_secs());
+        let found = bounded(reader, &section, key, default, 0, 30 * DAY);
+        (found > 0).then(|| Duration::from_secs(found))
+    };
+    limits.keepalive = seconds("keepalive_seconds", limits.keepalive);
+    limits.tcp_user_timeout = seconds("tcp_user_timeout_seconds", limits.tcp_user_timeout);
+    // The kernel's own bounds.
+    limits.keepalive_interval =
+        Duration::from_secs(bounded(reader, &section, "keepalive_interval_seconds", 10, 1, 32_767));
+    let probes = bounded(reader, &section, "keepalive_probes", 6, 1, 127);
+    limits.keepalive_probes = u32::try_from(probes).unwrap_or(6);
+    limits
+}
+
+fn size(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
