@@ -397,6 +397,11 @@ const KEEPERS: &str = "
     CREATE FUNCTION public.kept_too(t text) RETURNS boolean LANGUAGE sql AS $$ SELECT public.kept(t) $$;
     CREATE FUNCTION public.both(a text, b text) RETURNS boolean LANGUAGE sql AS $$ SELECT public.kept(a) $$;
     CREATE OPERATOR public.### (leftarg = text, rightarg = text, function = public.both);
+    CREATE FUNCTION public.by_operator(t text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN t ### ''; END $$;
+    CREATE SCHEMA own; GRANT ALL ON SCHEMA own TO PUBLIC;
+    CREATE OPERATOR own.= (leftarg = text, rightarg = text, function = public.both);
+    CREATE OPERATOR own.> (leftarg = text, rightarg = text, function = public.both);
+    CREATE OPERATOR own.>= (leftarg = text, rightarg = text, function = public.both);
     CREATE DOMAIN public.kept_text AS text CHECK (public.kept(VALUE));
     CREATE FUNCTION public.pure(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN IF t IS NULL THEN RAISE EXCEPTION 'none'; END IF; RETURN upper(t); END $$";
 
@@ -421,7 +426,9 @@ fn clear_values_are_not_given_to_what_keeps_them() {
         "SELECT count(*) FROM crm.customers WHERE public.kept_too(phone || '')",
         "SELECT count(*) FROM crm.customers c, kept(c.phone) f",
         "SELECT count(*) FROM crm.customers WHERE phone ### ''",
+        "SELECT count(*) FROM crm.customers WHERE by_operator(phone)",
         "SELECT count(phone::kept_text) FROM crm.customers",
+        "SELECT count(*) FROM crm.customers WHERE phone OPERATOR(own.=) ''",
         "UPDATE crm.notes SET note = note FROM crm.customers c WHERE kept(c.phone)",
         "DELETE FROM crm.customers WHERE kept(phone)",
         "COPY (SELECT 1 FROM crm.customers WHERE kept(phone)) TO STDOUT",
@@ -433,8 +440,27 @@ fn clear_values_are_not_given_to_what_keeps_them() {
             "{sql}: {refused:?}"
         );
     }
+    // Operators that nobody names, by a path that puts them before PostgreSQL's own.
+    let mut dba = menshen.connect("dba", "-c search_path=own,pg_catalog");
+    for sql in [
+        "SELECT count(*) FROM crm.customers WHERE phone = ''",
+        "SELECT count(*) FROM crm.customers WHERE CASE phone WHEN '' THEN true ELSE false END",
+        "SELECT count(*) FROM crm.customers WHERE phone BETWEEN '' AND 'x'",
+        "SELECT count(*) FROM crm.customers WHERE phone IN (SELECT note FROM crm.notes)",
+        "SELECT count(*) FROM crm.customers WHERE phone >= ANY (SELECT note FROM crm.notes)",
+        "SELECT count(*) FROM crm.customers JOIN (SELECT note AS phone FROM crm.notes) n USING (phone)",
+        "SELECT count(*) FROM crm.customers NATURAL JOIN (SELECT note AS phone FROM crm.notes) n",
+        "SELECT count(*) FROM crm.customers WHERE id = 4 AND NULLIF(phone, '') IS NULL",
+    ] {
+        let refused = dba.simple(sql);
+        let why = refused.error.clone().unwrap_or_default();
+        assert!(why.0 == "42501" && why.1.contains("keeps"), "{sql}: {refused:?}");
+    }
     assert_eq!(clear(&menshen, "SELECT count(*) FROM crm.notes WHERE id = 5000"), "0");
     for sql in [
+        // What keeps values stands in a schema that is not looked into.
+        "SELECT count(*) FROM crm.customers WHERE phone = '' OR phone BETWEEN '' AND 'x' OR CASE phone WHEN '' THEN true END",
+        "SELECT count(*) FROM crm.customers NATURAL JOIN (SELECT note AS phone FROM crm.notes) n",
         // What is masked or not classified may go there.
         "SELECT set_config('my.x', name, false), setval('crm.numbers', id) FROM crm.customers WHERE id = 4",
         "SELECT count(*) FROM crm.customers WHERE kept(name) AND id = 4",

@@ -467,3 +467,87 @@ fn the_check_of_a_parameter_does_not_move_names_between_bind_and_execute() {
         assert!(!clear(&raw.simple("EXECUTE r('x')")), "{sql}");
     }
 }
+
+/// What somebody makes in a schema of his own, to have the statements of others refused.
+const OBSTACLES: &str = "
+    CREATE FUNCTION own.equal(own.flipping, own.flipping) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+    CREATE OPERATOR own.= (leftarg = own.flipping, rightarg = own.flipping, function = own.equal);
+    CREATE DOMAIN own.text AS pg_catalog.text CHECK (own.flip(VALUE));
+    CREATE FUNCTION own.opaque(a text, b text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'x'; RETURN true; END $$;
+    CREATE OPERATOR own.<> (leftarg = text, rightarg = text, function = own.opaque);
+    CREATE FUNCTION own.reads() RETURNS boolean LANGUAGE sql AS 'SELECT count(phone) > 0 FROM crm.customers';
+    CREATE DOMAIN own.int8 AS bigint CHECK (own.reads());
+    CREATE TYPE own.mine AS (a int);
+    CREATE FUNCTION own.to_text(own.mine) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'x'; RETURN ''; END $$;
+    CREATE CAST (own.mine AS text) WITH FUNCTION own.to_text(own.mine)";
+
+#[test]
+fn what_is_in_nobodys_path_stands_in_nobodys_way() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    Postgres::get().sql(&menshen.database, FLIPPING);
+    Postgres::get().sql(&menshen.database, OBSTACLES);
+    let mut analyst = menshen.connect("analyst", "");
+    let mut support = menshen.connect("support", "");
+    let all = [
+        "SELECT id FROM crm.customers WHERE id = 1",
+        "SELECT id::text, 1::int8 FROM crm.customers WHERE name <> 'x'",
+        "SELECT CAST(id AS text), 'x'::text FROM crm.customers ORDER BY 1",
+        "SELECT a.id FROM crm.customers a JOIN crm.customers b USING (id)",
+    ];
+    for sql in all {
+        assert_eq!(analyst.simple(sql).error, None, "{sql}");
+        // Her row filter is written with an operator of such a name.
+        assert_eq!(support.simple(sql).error, None, "{sql}");
+    }
+    // Who has that schema in his path, or names it, is refused.
+    for sql in [
+        "SELECT id FROM crm.customers WHERE (grade::own.flipping OPERATOR(own.=) 'x')",
+        "SELECT 1 WHERE 'x' OPERATOR(own.=) 'y'",
+        "SELECT 1 WHERE 'x' OPERATOR(own.<>) 'y'",
+        "SELECT 'x'::own.text",
+        "SELECT 1::own.int8",
+        "SELECT ROW(1)::own.mine::text",
+    ] {
+        assert_eq!(analyst.simple(sql).sqlstate(), "42501", "{sql}");
+    }
+    analyst.simple("SET search_path = own, public");
+    for sql in ["SELECT 1 WHERE 1 = 1", "SELECT 1 WHERE 'x' <> 'y'"] {
+        assert_eq!(analyst.simple(sql).sqlstate(), "42501", "{sql}");
+    }
+    // And nobody makes such things in a schema of everybody's without the right to define.
+    Postgres::get().sql(&menshen.database, "GRANT CREATE ON SCHEMA public TO PUBLIC");
+    let mut maker = menshen.connect("analyst", "");
+    for sql in [
+        "CREATE FUNCTION public.f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN SET search_path = crm; RETURN 1; END $$",
+        "CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS $$ SELECT set_config('role', 'x', false) $$",
+        "CREATE FUNCTION public.f() RETURNS boolean LANGUAGE sql AS $$ SELECT own.flip('x') $$",
+        "CREATE DOMAIN public.d AS text CHECK (set_config('search_path', 'crm', false) IS NOT NULL)",
+        "CREATE TABLE public.t (a text DEFAULT set_config('Role', 'x', false))",
+    ] {
+        assert_eq!(maker.simple(sql).sqlstate(), "42501", "{sql}");
+    }
+    for sql in [
+        "CREATE FUNCTION public.f() RETURNS text LANGUAGE sql SET search_path = crm AS $$ SELECT set_config('app.tenant', 'x', false) $$",
+        "CREATE TABLE public.t (a text DEFAULT set_config('app.x', 'x', false), b text DEFAULT current_setting('search_path'))",
+    ] {
+        assert_eq!(maker.simple(sql).error, None, "{sql}");
+    }
+}
+
+#[test]
+fn a_parameter_of_a_type_whose_check_is_refused_is_refused() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    Postgres::get().sql(&menshen.database, FLIPPING);
+    Postgres::get().sql(&menshen.database, OBSTACLES);
+    let oid = Postgres::get().sql(&menshen.database, "SELECT 'own.int8'::regtype::oid");
+    let oid: u32 = oid.trim().parse().unwrap();
+    let mut raw = menshen.connect("analyst", "");
+    let mut body = b"\0SELECT $1 IS NULL\0".to_vec();
+    body.extend(1_i16.to_be_bytes());
+    body.extend(oid.to_be_bytes());
+    raw.send(b'P', &body);
+    raw.bind("", "", &["1"], &[]);
+    raw.execute("", 0);
+    raw.sync();
+    assert_eq!(raw.answer().sqlstate(), "42501");
+}

@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Deserialize;
 
-use super::{Catalog, Column, Function, Oid, Relation, RelationKind, RelationName, Use, UseKind};
+use super::{Catalog, Column, Function, Oid, Operator, Relation, RelationKind, RelationName, Use, UseKind};
 
 /// To be run before [`QUERY`] on its connection: types and definitions are then printed with qualified names.
 pub const PREPARE: &str = "SET search_path = ''";
 
 /// Returns one row with one text column: the JSON document that [`parse`] reads. Works on PostgreSQL 14 to 18.
+///
+/// A cast between a built-in type and another runs when the other is used: whoever makes a type of his own that can be cast to text does not
+/// change what the casts of others to text run.
 ///
 /// Since 16 a membership may give neither the role's privileges nor the right to become it, only to administer it (what a role
 /// that may create roles is given of each that it creates): that is no membership.
@@ -81,15 +84,16 @@ SELECT pg_catalog.json_build_object(
           JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE c.reltype >= 16384
       UNION ALL SELECT 't', t.oid, 't', other.oid FROM pg_catalog.pg_type t CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) other(oid)
           WHERE t.oid >= 16384
-      UNION ALL SELECT 't', t.oid, 'f', c.castfunc FROM pg_catalog.pg_cast c CROSS JOIN LATERAL (VALUES (c.castsource), (c.casttarget)) t(oid)
+      UNION ALL SELECT 't', t.oid, 'f', c.castfunc FROM pg_catalog.pg_cast c CROSS JOIN LATERAL (VALUES (c.castsource, c.casttarget), (c.casttarget, c.castsource)) t(oid, other)
+          WHERE t.oid >= 16384 OR t.other < 16384
       UNION ALL SELECT k.kind, i.inhparent, k.kind, i.inhrelid FROM pg_catalog.pg_inherits i CROSS JOIN (VALUES ('r'), ('m'), ('w')) k(kind)
       UNION ALL SELECT 'w', i.inhrelid, 'w', i.inhparent FROM pg_catalog.pg_inherits i
       UNION ALL SELECT 'w', c.confrelid, 'w', c.conrelid FROM pg_catalog.pg_constraint c
           WHERE c.contype = 'f' AND (c.confdeltype IN ('c', 'n', 'd') OR c.confupdtype IN ('c', 'n', 'd'))) e
      WHERE (e.on_oid >= 16384 OR e.on_kind = 'f' AND e.on_oid = 2078) AND e.of <> 0 AND (e.kind, e.of) IS DISTINCT FROM (e.on_kind, e.on_oid)),
-  'type_names', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, t.oid::bigint))
-      FROM pg_catalog.pg_type t WHERE t.oid >= 16384 OR EXISTS (SELECT 1 FROM pg_catalog.pg_cast c WHERE t.oid IN (c.castsource, c.casttarget) AND c.castfunc >= 16384)),
-  'loose', (SELECT pg_catalog.json_agg(DISTINCT loose.name) FROM (
+  'type_names', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.typname, t.oid::bigint, n.nspname))
+      FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE t.oid >= 16384 OR EXISTS (SELECT 1 FROM pg_catalog.pg_cast c WHERE t.oid IN (c.castsource, c.casttarget) AND c.castfunc >= 16384)),
+  'loose', (SELECT pg_catalog.json_agg(DISTINCT pg_catalog.jsonb_build_array(loose.name, n.nspname)) FROM (
         SELECT o.oprname AS name, o.oid, 'pg_catalog.pg_operator'::pg_catalog.regclass AS of, o.oprnamespace AS schema
           FROM pg_catalog.pg_operator o
       UNION ALL SELECT t.typname, t.oid, 'pg_catalog.pg_type'::pg_catalog.regclass, t.typnamespace
@@ -124,7 +128,7 @@ SELECT pg_catalog.json_build_object(
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
       JOIN pg_catalog.pg_language l ON l.oid = p.prolang
      WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') OR p.oid >= 16384),
-  'operators', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(o.oprname, n.nspname, p.proname) ORDER BY o.oid)
+  'operators', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(o.oprname, own.nspname, n.nspname, p.proname) ORDER BY o.oid)
       FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
       JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
       JOIN pg_catalog.pg_namespace own ON own.oid = o.oprnamespace
@@ -146,11 +150,11 @@ struct Document {
     columns: Option<Vec<ColumnRow>>,
     inherits: Option<Vec<(Oid, Oid)>>,
     runs: Option<Vec<(UseKind, Oid, UseKind, Oid)>>,
-    type_names: Option<Vec<(String, Oid)>>,
-    loose: Option<HashSet<String>>,
+    type_names: Option<Vec<(String, Oid, String)>>,
+    loose: Option<Vec<(String, String)>>,
     types: Option<HashSet<String>>,
     functions: Option<Vec<FunctionRow>>,
-    operators: Option<Vec<(String, String, String)>>,
+    operators: Option<Vec<(String, String, String, String)>>,
     members: Option<Vec<(String, String)>>,
 }
 
@@ -297,9 +301,13 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
             .or_default()
             .insert(Use { kind: on_kind, oid: on });
     }
-    let mut type_names: HashMap<String, BTreeSet<Oid>> = HashMap::new();
-    for (name, oid) in document.type_names.unwrap_or_default() {
-        type_names.entry(name).or_default().insert(oid);
+    let mut type_names: HashMap<String, BTreeMap<Oid, String>> = HashMap::new();
+    for (name, oid, schema) in document.type_names.unwrap_or_default() {
+        type_names.entry(name).or_default().insert(oid, schema);
+    }
+    let mut loose: HashMap<String, BTreeSet<String>> = HashMap::new();
+    for (name, schema) in document.loose.unwrap_or_default() {
+        loose.entry(name).or_default().insert(schema);
     }
     let mut functions: HashMap<String, Vec<Function>> = HashMap::new();
     for (oid, schema, name, language, body, kind, extension, support, settings) in
@@ -317,9 +325,12 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
             settings: settings.unwrap_or_default(),
         });
     }
-    let mut operators: HashMap<String, Vec<(String, String)>> = HashMap::new();
-    for (name, schema, function) in document.operators.unwrap_or_default() {
-        operators.entry(name).or_default().push((schema, function));
+    let mut operators: HashMap<String, Vec<Operator>> = HashMap::new();
+    for (name, schema, function_schema, function) in document.operators.unwrap_or_default() {
+        operators.entry(name).or_default().push(Operator {
+            schema,
+            function: (function_schema, function),
+        });
     }
     let mut memberships: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (role, of) in document.members.unwrap_or_default() {
@@ -335,7 +346,7 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
         operators,
         runs,
         type_names,
-        loose: document.loose.unwrap_or_default(),
+        loose,
         types: document.types.unwrap_or_default(),
         memberships,
     })

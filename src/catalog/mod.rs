@@ -116,6 +116,26 @@ pub struct Use {
     pub oid: Oid,
 }
 
+impl Use {
+    /// A function is called.
+    #[must_use]
+    pub const fn call(oid: Oid) -> Self {
+        Self {
+            kind: UseKind::Call,
+            oid,
+        }
+    }
+
+    /// A value of a type is made or cast.
+    #[must_use]
+    pub const fn cast(oid: Oid) -> Self {
+        Self {
+            kind: UseKind::Cast,
+            oid,
+        }
+    }
+}
+
 /// How an object is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
 pub enum UseKind {
@@ -159,6 +179,26 @@ pub struct Function {
     pub settings: Vec<String>,
 }
 
+/// An operator that is not built in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    /// The schema it is in.
+    pub schema: String,
+    /// Schema and name of the function behind it.
+    pub function: (String, String),
+}
+
+/// Whether what is in the schema `home` may be meant by a name before which the text wrote `schema`, or nothing, under the effective path.
+/// `pg_temp` is an alias for the session's own temporary schema; those of other sessions only add to what is judged.
+#[must_use]
+pub fn in_reach(home: &str, schema: Option<&str>, path: &[String]) -> bool {
+    match schema {
+        Some("pg_temp") => home.starts_with("pg_temp_"),
+        Some(schema) => home == schema,
+        None => path.iter().any(|s| s == home),
+    }
+}
+
 /// The oid of `set_config`, the same in every version (pg_proc.dat).
 pub const SET_CONFIG: Oid = 2078;
 
@@ -177,14 +217,14 @@ pub struct Catalog {
     pub by_name: HashMap<String, HashMap<String, Oid>>,
     /// User functions by name (any schema).
     pub functions: HashMap<String, Vec<Function>>,
-    /// Names of operators (e.g. `=`) that exist outside `pg_catalog`, with the qualified functions behind them.
-    pub operators: HashMap<String, Vec<(String, String)>>,
+    /// Operators that are not built in, by name (e.g. `=`).
+    pub operators: HashMap<String, Vec<Operator>>,
     /// What runs, or may run, when an object is used: objects that are not built in, and [`SET_CONFIG`].
     pub runs: HashMap<Use, BTreeSet<Use>>,
-    /// Types that are not built in, or have casts that are not, by bare name (also the row types of relations).
-    pub type_names: HashMap<String, BTreeSet<Oid>>,
-    /// Bare names of operators and types that are neither built in nor an extension's: anybody may have made them.
-    pub loose: HashSet<String>,
+    /// Types that are not built in, or have casts that are not, by bare name (also the row types of relations), with their schemas.
+    pub type_names: HashMap<String, BTreeMap<Oid, String>>,
+    /// Bare names of operators and types that are neither built in nor an extension's, with their schemas: anybody may have made them.
+    pub loose: HashMap<String, BTreeSet<String>>,
     /// Bare names of all types that are no arrays: `type(value)` is a cast.
     pub types: HashSet<String>,
     /// Role → every role it is a member of, directly or not.

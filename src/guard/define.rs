@@ -3,10 +3,10 @@
 //! On protected relations they need a grant's `ddl`, but for those that show and change nothing (LOCK, ANALYZE …). A view needs no more:
 //! its columns inherit their classes as soon as the catalog has it. Code is judged by its body when it runs.
 
-use super::judge::{code_behind, type_opaque};
+use super::judge::{code_behind, split, type_opaque};
 use super::plan::StatementKind;
 use super::query::{self, Walked, walked};
-use super::scope::People;
+use super::scope::{Given, Lookup, People};
 use super::statement::Class;
 use super::tree::Tree;
 use super::{Judged, Subject, Verdict, functions, utility};
@@ -175,10 +175,56 @@ fn function(subject: &Subject<'_>) -> Result<Judged, Verdict> {
         )
         .into());
     }
+    if judge.ground.reach.changers().body(&language(subject), &body(subject)) {
+        changes_settings(subject, &format!("function \"{}\"", names.join(".")))?;
+    }
     if subject.touches()? || trusted {
         granted(subject)?;
     }
     Ok(defined(subject))
+}
+
+/// What is made here would change settings whenever somebody uses it by the way, and every such use be refused or followed by questions.
+fn changes_settings(subject: &Subject<'_>, what: &str) -> Result<(), Refusal> {
+    let judge = subject.judge;
+    if judge.ground.protected.is_empty() || judge.ground.policy.may_define(judge.request.standing) {
+        return Ok(());
+    }
+    Err(Refusal::denied(
+        "definition-changes-settings",
+        format!("permission denied to create {what}: it changes settings that statements are read by"),
+        "let it leave search_path, role and menshen.… alone, or ask the owners of the policy for a grant with ddl = true",
+    ))
+}
+
+/// Calls that a definition stores (in a check, a default, a rule, a trigger's condition) and operators over functions that keep what they are
+/// given: whoever uses what is defined would be refused, so not everybody may define it.
+fn stored_calls(subject: &Subject<'_>) -> Result<(), Refusal> {
+    let judge = subject.judge;
+    let mut sets = false;
+    subject.tree.walk(&mut |n| {
+        if n.kind() == "FuncCall"
+            && n.names("funcname")
+                .is_some_and(|name| name.last().is_some_and(|l| l == "set_config"))
+        {
+            let setting = n.list("args").first().map(|a| a.field("val").text("sval"));
+            sets |= setting.is_none_or(functions::is_followed);
+        }
+        !sets
+    });
+    if sets {
+        changes_settings(subject, "what calls set_config")?;
+    }
+    // An operator's definition has its function as a type's name.
+    let named = subject.tree.list("definition").iter();
+    let functions = named.filter(|d| matches!(d.text("defname"), "procedure" | "function"));
+    for function in functions {
+        let name = function.field("arg").names("names").unwrap_or_default();
+        if !name.is_empty() && judge.keeps(Given::Function(&name)) {
+            granted(subject)?;
+        }
+    }
+    Ok(())
 }
 
 /// The language of a CREATE FUNCTION; that of a body without quotes is SQL.
@@ -220,8 +266,8 @@ fn maintained(subject: &Subject<'_>) -> Result<(), Refusal> {
         }
     }
     let domain = subject.tree.names("type_name").unwrap_or_default();
-    if let Some(name) = domain.last()
-        && let Some(reason) = reach.code_behind_type(catalog, name)
+    if let Some((schema, name)) = split(&domain)
+        && let Some(reason) = reach.code_behind_type(catalog, schema, name, judge.request.search_path)
     {
         return Err(type_opaque(name, reason));
     }
@@ -239,6 +285,7 @@ fn other(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     }
     maintained(subject)?;
     utility::inner_execute(subject)?;
+    stored_calls(subject)?;
     let maintains = subject.class == Class::Maintain;
     let mut judged = defined(subject);
     judged.plan.ddl = !maintains;

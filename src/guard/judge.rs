@@ -11,7 +11,7 @@ use super::protected::{Kind, Protected};
 use super::scope::{Given, Lookup, Treated};
 use super::tree::Tree;
 use super::{Ground, Request, functions};
-use crate::catalog::{Catalog, Relation, RelationKind, RelationName, UseKind};
+use crate::catalog::{Catalog, Function, Oid, Relation, RelationKind, RelationName, UseKind};
 use crate::policy::{InsertMasked, Standing, UnknownLogins};
 use crate::wire::Refusal;
 
@@ -193,6 +193,12 @@ impl<'j> Judge<'j> {
     }
 }
 
+/// A name as written: the schema, where there is one, and the bare name.
+pub(super) fn split(name: &[String]) -> Option<(Option<&str>, &str)> {
+    let (bare, schema) = name.split_last()?;
+    Some((schema.last().map(String::as_str), bare))
+}
+
 /// The refusal for what would run code that could reach protected relations.
 pub(super) fn code_behind(what: &str, reason: &str) -> Refusal {
     Refusal::denied(
@@ -212,12 +218,22 @@ pub(super) fn type_opaque(name: &str, reason: &str) -> Refusal {
 }
 
 /// The refusal for a type whose checks or casts change settings: a parameter of it runs them between the reading of a statement and its execution.
-pub(crate) fn type_changes_settings(what: &str) -> Refusal {
+pub(super) fn type_changes_settings(what: &str) -> Refusal {
     Refusal::denied(
         "type-changes-settings",
         format!("permission denied for {what}: a type's checks or casts change settings that statements are read by"),
         "let checks and casts leave search_path, role and menshen.… alone",
     )
+}
+
+/// Why a parameter may not be of a type, if so: what its checks and casts run.
+#[must_use]
+pub fn parameter_type(ground: &Ground, oid: Oid) -> Option<Refusal> {
+    if ground.reach.changers().type_oid(oid) {
+        return Some(type_changes_settings("the type of a parameter"));
+    }
+    let reason = ground.reach.code_behind_type_oid(oid)?;
+    Some(type_opaque("of a parameter", reason))
 }
 
 /// The rule of a call that neither the catalog nor the list of built-in functions knows: the catalog may have to be read anew.
@@ -372,7 +388,12 @@ impl Lookup for Judge<'_> {
             }
             // `type(value)` is a cast.
             Call::Unknown if self.ground.catalog.types.contains(bare) => {
-                if let Some(reason) = self.ground.reach.code_behind_type(&self.ground.catalog, bare) {
+                let path = self.request.search_path;
+                if let Some(reason) = self
+                    .ground
+                    .reach
+                    .code_behind_type(&self.ground.catalog, schema, bare, path)
+                {
                     return Err(type_opaque(bare, reason));
                 }
             }
@@ -396,16 +417,11 @@ impl Lookup for Judge<'_> {
     }
 
     fn keeps(&self, what: Given<'_>) -> bool {
-        let keepers = self.ground.reach.keepers();
+        let (keepers, path) = (self.ground.reach.keepers(), self.request.search_path);
         match what {
-            Given::Function(name) => {
-                let Some((bare, schema)) = name.split_last() else {
-                    return true;
-                };
-                keepers.function(schema.last().map(String::as_str), bare, self.request.search_path)
-            }
-            Given::Operator(name) => keepers.operator(name),
-            Given::Type(name) => keepers.type_name(name),
+            Given::Function(name) => split(name).is_none_or(|(schema, bare)| keepers.function(schema, bare, path)),
+            Given::Operator(name) => split(name).is_some_and(|(schema, bare)| keepers.operator(schema, bare, path)),
+            Given::Type(name) => split(name).is_some_and(|(schema, bare)| keepers.type_name(schema, bare, path)),
         }
     }
 
@@ -479,7 +495,10 @@ impl Judge<'_> {
                 };
                 let own = |name: &String| {
                     let functions = || catalog.functions.get(name).into_iter().flatten();
-                    catalog.loose.contains(name) || n.kind() == "FuncCall" && functions().any(|f| f.extension.is_none())
+                    let in_path = |home: &String| self.request.search_path.contains(home);
+                    let loose = catalog.loose.get(name).into_iter().flatten().any(in_path);
+                    let made = |f: &&Function| f.extension.is_none() && in_path(&f.schema);
+                    loose || n.kind() == "FuncCall" && functions().any(|f| made(&f))
                 };
                 if let Some([name]) = names.as_deref()
                     && own(name)

@@ -30,14 +30,14 @@ pub mod witness;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Oid, RelationName, UseKind};
+use crate::catalog::{Catalog, Oid, RelationName, UseKind, in_reach};
 use crate::ledger::Pack;
 use crate::mask::TokenSettings;
 use crate::meter::spec::HIDDEN_PREFIX;
 use crate::policy::{Policy, Standing, UNCLASSIFIED};
 use crate::wire::Refusal;
 use functions::Reach;
-pub(crate) use judge::type_changes_settings;
+pub use judge::parameter_type;
 use judge::{Judge, SettingRow};
 use parse::Parsed;
 pub use plan::{Plan, StatementKind, StatementPlan};
@@ -492,23 +492,12 @@ impl Subject<'_> {
                         .try_for_each(|part| self.attribute(None, part.text("sval")));
                 }
                 "TypeName" => {
-                    if let Some(name) = n.names("names").and_then(|mut names| names.pop()) {
-                        result = self.type_name(&name);
+                    if let Some((schema, name)) = n.names("names").as_deref().and_then(judge::split) {
+                        result = self.type_name(schema, name);
                     }
                 }
                 "AExpr" | "SubLink" | "SortBy" | "CaseExpr" | "JoinExpr" => {
-                    result = implied(n).iter().try_for_each(|operator| self.operator(operator));
-                    if result.is_err() {
-                        return false;
-                    }
-                    for field in ["name", "oper_name", "use_op"] {
-                        if let Some(name) = n.names(field).and_then(|mut names| names.pop()) {
-                            result = self.operator(&name);
-                        }
-                        if result.is_err() {
-                            return false;
-                        }
-                    }
+                    result = operators(n).iter().try_for_each(|name| self.operator(name));
                 }
                 _ => {}
             }
@@ -648,29 +637,29 @@ impl Subject<'_> {
     }
 
     /// A type whose casts or checks call a user function.
-    fn type_name(&self, name: &str) -> Result<(), Refusal> {
-        let ground = self.judge.ground;
-        if ground.reach.changers().type_name(name) {
+    fn type_name(&self, schema: Option<&str>, name: &str) -> Result<(), Refusal> {
+        let (ground, path) = (self.judge.ground, self.judge.path());
+        if ground.reach.changers().type_name(schema, name, path) {
             return Err(judge::type_changes_settings(&format!("type \"{name}\"")));
         }
-        match ground.reach.code_behind_type(&ground.catalog, name) {
+        match ground.reach.code_behind_type(&ground.catalog, schema, name, path) {
             None => Ok(()),
             Some(reason) => Err(judge::type_opaque(name, reason)),
         }
     }
 
-    fn operator(&self, name: &str) -> Result<(), Refusal> {
-        let change = self.judge.ground.reach.changers().operator(name);
-        self.judge.changed_by(change, || format!("operator {name}"))?;
-        let Some(behind) = self.judge.ground.catalog.operators.get(name) else {
+    fn operator(&self, name: &[String]) -> Result<(), Refusal> {
+        let Some((written, name)) = judge::split(name) else {
             return Ok(());
         };
-        for (schema, function) in behind {
-            if let functions::Call::User(functions::Verdict::Refused { reason, .. }) = self
-                .judge
-                .ground
-                .reach
-                .judge_call(Some(schema), function, self.judge.path())
+        let (ground, path) = (self.judge.ground, self.judge.path());
+        let change = ground.reach.changers().operator(written, name, path);
+        self.judge.changed_by(change, || format!("operator {name}"))?;
+        let operators = ground.catalog.operators.get(name).into_iter().flatten();
+        for operator in operators.filter(|o| in_reach(&o.schema, written, path)) {
+            let (schema, function) = &operator.function;
+            if let functions::Call::User(functions::Verdict::Refused { reason, .. }) =
+                ground.reach.judge_call(Some(schema), function, path)
             {
                 return Err(Refusal::denied(
                     "operator-opaque",
@@ -741,9 +730,20 @@ impl Subject<'_> {
     }
 }
 
+/// Names of the operators that a node applies: as written, and those that the grammar implies.
+fn operators(node: &Tree) -> Vec<Vec<String>> {
+    let mut all = implied(node);
+    all.extend(
+        ["name", "oper_name", "use_op"]
+            .iter()
+            .filter_map(|field| node.names(field)),
+    );
+    all
+}
+
 /// Operators that the grammar implies where the text names none.
-fn implied(node: &Tree) -> &'static [&'static str] {
-    match node.kind() {
+fn implied(node: &Tree) -> Vec<Vec<String>> {
+    let names: &[&str] = match node.kind() {
         "CaseExpr" if !node.field("arg").is_null() => &["="],
         "JoinExpr" if node.flag("is_natural") || !node.list("using_clause").is_empty() => &["="],
         "SubLink" if !node.field("testexpr").is_null() && node.list("oper_name").is_empty() => &["="],
@@ -755,7 +755,8 @@ fn implied(node: &Tree) -> &'static [&'static str] {
             &[">=", "<=", "<", ">"]
         }
         _ => &[],
-    }
+    };
+    names.iter().map(|name| vec![(*name).to_owned()]).collect()
 }
 
 /// Whether a query has an output column of that name, by the names that are written.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::plan::{ColumnReport, RelationReport, Report, StatementKind, StatementPlan};
-use super::protected::Kind;
-use super::scope::{Atom, Many, Output, People, Scan, Walk};
+use super::protected::{ColumnTreatment, Kind};
+use super::scope::{Atom, Given, Lookup, Many, Output, People, Scan, Walk};
 use super::tree::Tree;
 use super::{Judged, Subject, Verdict, edit, verify};
 use crate::catalog::{Oid, UseKind};
@@ -82,7 +82,41 @@ pub(super) fn walked<'w>(subject: &Subject<'w>, tree: &Tree, people: People) -> 
     if walk.scans.is_empty() {
         return Ok(Walked::Free(unprotected(subject, tree)?));
     }
+    kept_by_the_way(subject, tree, &walk)?;
     Ok(Walked::Seen(Box::new(walk), output))
+}
+
+/// Operators that stand in no expression (of ORDER BY … USING, of joins, of CASE and IN) may keep what they compare. What they compare is not
+/// followed: any clear column counts.
+fn kept_by_the_way(subject: &Subject<'_>, tree: &Tree, walk: &Walk<'_>) -> Result<(), Refusal> {
+    let mut keeper = None;
+    tree.walk(&mut |n| {
+        // What an expression names itself is followed to its values.
+        let names = match n.kind() {
+            "SubLink" | "SortBy" | "CaseExpr" | "JoinExpr" => super::operators(n),
+            "AExpr" => super::implied(n),
+            _ => Vec::new(),
+        };
+        let found = names
+            .into_iter()
+            .find(|name| subject.judge.keeps(Given::Operator(name)));
+        keeper = keeper.take().or(found);
+        true
+    });
+    let Some(keeper) = keeper else { return Ok(()) };
+    let clear = |t: &ColumnTreatment| t.kind == Kind::Clear && !t.derive;
+    let mut treatments = walk.scans.iter().flat_map(|s| &s.treatments).flatten();
+    if treatments.any(clear) {
+        return Err(Refusal::denied(
+            "laundering",
+            format!(
+                "permission denied for operator {}, which keeps what it compares where the policy does not protect it",
+                keeper.join(".")
+            ),
+            "write OPERATOR(pg_catalog.…), or ask the owners of the policy for `derive`",
+        ));
+    }
+    Ok(())
 }
 
 /// A statement that names nothing protected: what runs behind the relations it writes to is judged all the same.

@@ -299,9 +299,9 @@ impl Session {
         };
         // The types that the client says its parameters have: their checks run at Bind.
         let ground = self.ground();
-        let changes = |oid: &u32| ground.as_ref().is_some_and(|g| g.reach.changers().type_oid(*oid));
-        if parse.type_oids.iter().any(changes) {
-            self.refuse_extended(guard::type_changes_settings("the type of a parameter"));
+        let refused = |oid: &u32| ground.as_ref().and_then(|g| guard::parameter_type(g, *oid));
+        if let Some(refusal) = parse.type_oids.iter().find_map(refused) {
+            self.refuse_extended(refusal);
             return Taken::Done;
         }
         let name = parse.name.unwrap_or_default();

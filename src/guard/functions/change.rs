@@ -4,12 +4,13 @@
 //! A type whose checks or casts do so is refused wherever it is used: a parameter of it runs them at Bind, between the reading of a statement and
 //! its execution, and PostgreSQL would then read the same text by another path.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use pg_query::protobuf::Token;
 
 use super::BUILT_INS;
 use super::body::{self, Words};
+use super::homes::Homes;
 use crate::catalog::{Catalog, Function, Oid, SET_CONFIG, Use, UseKind};
 
 /// How the use of something changes settings.
@@ -26,10 +27,13 @@ pub enum Change {
 pub struct Changers {
     all: HashSet<Use>,
     by_type: HashSet<Use>,
-    /// Functions by name, with their schemas, that take or give values of such types.
-    functions: HashMap<String, Vec<String>>,
-    operators: HashMap<String, Change>,
-    types: HashSet<String>,
+    /// Functions that take or give values of such types.
+    functions: Homes,
+    operators: Homes,
+    operators_by_type: Homes,
+    types: Homes,
+    /// Names in lower case of all functions that do so.
+    called: HashSet<String>,
 }
 
 /// Objects from here on are not built in (`FirstNormalObjectId`).
@@ -39,8 +43,8 @@ impl Changers {
     pub(super) fn new(catalog: &Catalog) -> Self {
         let functions: Vec<&Function> = catalog.functions.values().flatten().collect();
         let bodies: Vec<(&Function, Option<Words>)> = functions.iter().map(|f| (*f, words(f))).collect();
-        let mut all: HashSet<Use> = HashSet::from([call(SET_CONFIG)]);
-        all.extend(functions.iter().filter(|f| by_itself(f)).map(|f| call(f.oid)));
+        let mut all: HashSet<Use> = HashSet::from([Use::call(SET_CONFIG)]);
+        all.extend(functions.iter().filter(|f| by_itself(f)).map(|f| Use::call(f.oid)));
         for relation in catalog.relations.values() {
             let definitions = relation.rules.iter().chain(&relation.view_definition);
             let sets = |text: &String| body::words(text).is_none_or(|w| w.called.contains("set_config"));
@@ -63,7 +67,7 @@ impl Changers {
                     .iter()
                     .any(|(_, s)| names.called.contains(&s.to_lowercase()));
                 if named || support {
-                    all.insert(call(function.oid));
+                    all.insert(Use::call(function.oid));
                 }
             }
             if all.len() == before {
@@ -93,22 +97,29 @@ impl Changers {
     }
 
     fn name(&mut self, catalog: &Catalog, functions: &[&Function]) {
-        for function in functions.iter().filter(|f| self.by_type.contains(&call(f.oid))) {
-            let schemas = self.functions.entry(function.name.clone()).or_default();
-            schemas.push(function.schema.clone());
+        let mut changing = Homes::default();
+        for function in functions.iter().filter(|f| self.all.contains(&Use::call(f.oid))) {
+            changing.add(&function.schema, &function.name);
+            self.called.insert(function.name.to_lowercase());
         }
-        for (operator, behind) in &catalog.operators {
-            let behind = functions
-                .iter()
-                .filter(|f| behind.iter().any(|(s, n)| *s == f.schema && *n == f.name));
-            let worst = behind.filter_map(|f| change(&self.all, &self.by_type, call(f.oid)));
-            if let Some(change) = worst.max_by_key(|c| *c == Change::Type) {
-                self.operators.insert(operator.clone(), change);
+        for function in functions.iter().filter(|f| self.by_type.contains(&Use::call(f.oid))) {
+            self.functions.add(&function.schema, &function.name);
+        }
+        for (name, operators) in &catalog.operators {
+            for operator in operators {
+                let (schema, function) = &operator.function;
+                if self.functions.has(schema, function) {
+                    self.operators_by_type.add(&operator.schema, name);
+                } else if changing.has(schema, function) {
+                    self.operators.add(&operator.schema, name);
+                }
             }
         }
-        let types = catalog.type_names.iter();
-        let types = types.filter(|(_, oids)| oids.iter().any(|oid| self.by_type.contains(&cast(*oid))));
-        self.types = types.map(|(name, _)| name.clone()).collect();
+        for (name, oids) in &catalog.type_names {
+            for (_, schema) in oids.iter().filter(|(oid, _)| self.by_type.contains(&Use::cast(**oid))) {
+                self.types.add(schema, name);
+            }
+        }
     }
 
     /// Reading, writing or maintaining a relation.
@@ -119,35 +130,38 @@ impl Changers {
         found.max_by_key(|c| *c == Change::Type)
     }
 
-    /// An operator of that bare name.
+    /// An operator that the name may mean.
     #[must_use]
-    pub fn operator(&self, name: &str) -> Option<Change> {
-        self.operators.get(name).copied()
+    pub fn operator(&self, schema: Option<&str>, name: &str, path: &[String]) -> Option<Change> {
+        if self.operators_by_type.meant(schema, name, path) {
+            return Some(Change::Type);
+        }
+        self.operators.meant(schema, name, path).then_some(Change::Code)
     }
 
-    /// Whether a type of that bare name is refused.
+    /// Whether a type that the name may mean is refused.
     #[must_use]
-    pub fn type_name(&self, name: &str) -> bool {
-        self.types.contains(name)
+    pub fn type_name(&self, schema: Option<&str>, name: &str, path: &[String]) -> bool {
+        self.types.meant(schema, name, path)
+    }
+
+    /// Whether a body that is to be a function's would change settings.
+    #[must_use]
+    pub fn body(&self, language: &str, text: &str) -> bool {
+        matches!(language, "sql" | "plpgsql")
+            && (sets(text) || body::words(text).is_none_or(|w| w.called.iter().any(|c| self.called.contains(c))))
     }
 
     /// Whether a type is refused, by its oid: the client may give those of parameters.
     #[must_use]
     pub fn type_oid(&self, oid: Oid) -> bool {
-        self.by_type.contains(&cast(oid))
+        self.by_type.contains(&Use::cast(oid))
     }
 
     /// Whether a function that the name may mean takes or gives values of a type that is refused.
     #[must_use]
-    pub fn function(&self, schema: Option<&str>, name: &str, search_path: &[String]) -> bool {
-        let in_reach = |s: &String| match schema {
-            Some("pg_temp") => s.starts_with("pg_temp_"),
-            Some(schema) => s == schema,
-            None => search_path.contains(s),
-        };
-        self.functions
-            .get(name)
-            .is_some_and(|schemas| schemas.iter().any(in_reach))
+    pub fn function(&self, schema: Option<&str>, name: &str, path: &[String]) -> bool {
+        self.functions.meant(schema, name, path)
     }
 }
 
@@ -156,20 +170,6 @@ fn change(all: &HashSet<Use>, by_type: &HashSet<Use>, used: Use) -> Option<Chang
         return Some(Change::Type);
     }
     all.contains(&used).then_some(Change::Code)
-}
-
-fn call(oid: Oid) -> Use {
-    Use {
-        kind: UseKind::Call,
-        oid,
-    }
-}
-
-fn cast(oid: Oid) -> Use {
-    Use {
-        kind: UseKind::Cast,
-        oid,
-    }
 }
 
 fn relation_uses(oid: Oid) -> [Use; 3] {
@@ -200,17 +200,19 @@ struct Names {
 }
 
 fn names(catalog: &Catalog, functions: &[&Function], all: &HashSet<Use>) -> Names {
-    let changing: Vec<&&Function> = functions.iter().filter(|f| all.contains(&call(f.oid))).collect();
+    let changing: Vec<&&Function> = functions.iter().filter(|f| all.contains(&Use::call(f.oid))).collect();
     let relations = catalog.relations.values();
     let relations = relations.filter(|r| relation_uses(r.oid).iter().any(|u| all.contains(u)));
     let relations = relations.map(|r| r.name.name.to_lowercase());
     let types = catalog.type_names.iter();
-    let types = types.filter(|(_, oids)| oids.iter().any(|o| *o >= FIRST_NORMAL && all.contains(&cast(*o))));
+    let types = types.filter(|(_, oids)| oids.keys().any(|o| *o >= FIRST_NORMAL && all.contains(&Use::cast(*o))));
     let operators = catalog.operators.iter();
-    let operators = operators.filter(|(_, behind)| {
-        behind
-            .iter()
-            .any(|(s, n)| changing.iter().any(|f| *s == f.schema && *n == f.name))
+    let operators = operators.filter(|(_, all)| {
+        all.iter().any(|o| {
+            changing
+                .iter()
+                .any(|f| (&f.schema, &f.name) == (&o.function.0, &o.function.1))
+        })
     });
     Names {
         called: changing.iter().map(|f| f.name.to_lowercase()).collect(),
@@ -236,7 +238,8 @@ fn by_itself(function: &Function) -> bool {
 }
 
 /// Settings by which later statements are read and judged.
-fn is_followed(name: &str) -> bool {
+#[must_use]
+pub fn is_followed(name: &str) -> bool {
     const FOLLOWED: [&str; 6] = [
         "client_encoding",
         "role",
@@ -245,7 +248,8 @@ fn is_followed(name: &str) -> bool {
         "session_authorization",
         "standard_conforming_strings",
     ];
-    FOLLOWED.contains(&name) || name.starts_with("menshen.")
+    let name = name.to_ascii_lowercase();
+    FOLLOWED.contains(&name.as_str()) || name.starts_with("menshen.")
 }
 
 /// Whether a body sets such a setting: by SET, RESET or DISCARD at the beginning of a statement, by set_config with its name or one that is

@@ -1,19 +1,19 @@
 //! What keeps the values it is given: functions that write, or call what does. Clear protected values given to them could be read later,
 //! by anybody, uncounted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::BUILT_INS;
 use super::body::{self, Words};
-use crate::catalog::{Catalog, Function, Oid, SET_CONFIG, Use, UseKind};
+use super::homes::Homes;
+use crate::catalog::{Catalog, Function, Oid, Operator, SET_CONFIG, Use, UseKind};
 
 /// Functions, operators and types behind which something keeps what it is given.
 #[derive(Debug, Default)]
 pub struct Keepers {
-    /// Schemas by name of the function.
-    functions: HashMap<String, Vec<String>>,
-    operators: HashSet<String>,
-    types: HashSet<String>,
+    functions: Homes,
+    operators: Homes,
+    types: Homes,
 }
 
 impl Keepers {
@@ -22,73 +22,68 @@ impl Keepers {
         let all: Vec<&Function> = catalog.functions.values().flatten().filter(|f| !vouched(f)).collect();
         let words: Vec<(&Function, Option<Words>)> = all.iter().map(|f| (*f, words(f))).collect();
         let mut keeping: HashSet<Oid> = HashSet::new();
-        let mut names: HashSet<String> = HashSet::new();
+        let mut keepers = Self::default();
+        // In bodies by bare name: they are read by the path of whoever runs them.
+        let mut called: HashSet<String> = HashSet::new();
+        let mut operators: HashSet<&str> = HashSet::new();
         loop {
             let before = keeping.len();
             for (function, words) in &words {
-                let keeps = words.as_ref().is_none_or(|w| by_itself(function, w))
-                    || words
-                        .as_ref()
-                        .is_some_and(|w| w.called.iter().any(|c| names.contains(c)))
-                    || function.support.iter().any(|(_, s)| names.contains(&s.to_lowercase()));
+                let keeps = words.as_ref().is_none_or(|w| {
+                    by_itself(function, w)
+                        || w.called.iter().any(|c| called.contains(c))
+                        || w.operators.iter().any(|o| operators.contains(o.as_str()))
+                }) || function.support.iter().any(|(_, s)| called.contains(&s.to_lowercase()));
                 if keeps && keeping.insert(function.oid) {
-                    names.insert(function.name.to_lowercase());
+                    called.insert(function.name.to_lowercase());
+                    keepers.functions.add(&function.schema, &function.name);
                 }
             }
+            let keeps = |o: &Operator| keepers.functions.has(&o.function.0, &o.function.1);
+            let behind = catalog.operators.iter().filter(|(_, all)| all.iter().any(keeps));
+            operators.extend(behind.map(|(name, _)| name.as_str()));
             if keeping.len() == before {
                 break;
             }
         }
-        let mut keepers = Self::default();
-        for function in all.iter().filter(|f| keeping.contains(&f.oid)) {
-            let schemas = keepers.functions.entry(function.name.clone()).or_default();
-            schemas.push(function.schema.clone());
+        for (name, all) in &catalog.operators {
+            for operator in all {
+                let (schema, function) = &operator.function;
+                if keepers.functions.has(schema, function) {
+                    keepers.operators.add(&operator.schema, name);
+                }
+            }
         }
-        let behind =
-            |(schema, name): &(String, String)| keepers.functions.get(name).is_some_and(|s| s.contains(schema));
-        let operators = catalog.operators.iter().filter(|(_, all)| all.iter().any(behind));
-        let operators = operators.map(|(name, _)| name.clone()).collect();
-        let runs = |oid: &Oid| {
-            let casting = Use {
-                kind: UseKind::Cast,
-                oid: *oid,
-            };
-            let used = catalog.runs.get(&casting).into_iter().flatten();
+        let runs = |oid: Oid| {
+            let used = catalog.runs.get(&Use::cast(oid)).into_iter().flatten();
             used.into_iter()
                 .any(|u| u.kind == UseKind::Call && (keeping.contains(&u.oid) || u.oid == SET_CONFIG))
         };
-        let types = catalog.type_names.iter().filter(|(_, oids)| oids.iter().any(runs));
-        keepers.types = types.map(|(name, _)| name.clone()).collect();
-        keepers.operators = operators;
+        for (name, oids) in &catalog.type_names {
+            for (_, schema) in oids.iter().filter(|(oid, _)| runs(**oid)) {
+                keepers.types.add(schema, name);
+            }
+        }
         keepers
     }
 
     /// Whether a function that the name may mean keeps what it is given.
     #[must_use]
-    pub fn function(&self, schema: Option<&str>, name: &str, search_path: &[String]) -> bool {
-        let in_reach = |s: &String| match schema {
-            Some("pg_temp") => s.starts_with("pg_temp_"),
-            Some(schema) => s == schema,
-            None => search_path.contains(s),
-        };
+    pub fn function(&self, schema: Option<&str>, name: &str, path: &[String]) -> bool {
         let built_in = schema.is_none_or(|s| s == "pg_catalog") && BUILT_INS.keeps(name);
-        built_in
-            || self
-                .functions
-                .get(name)
-                .is_some_and(|schemas| schemas.iter().any(in_reach))
+        built_in || self.functions.meant(schema, name, path)
     }
 
-    /// The same for an operator of that bare name, wherever it stands.
+    /// The same for an operator.
     #[must_use]
-    pub fn operator(&self, name: &str) -> bool {
-        self.operators.contains(name)
+    pub fn operator(&self, schema: Option<&str>, name: &str, path: &[String]) -> bool {
+        self.operators.meant(schema, name, path)
     }
 
-    /// The same for casts to and from a type of that bare name, and its checks.
+    /// The same for casts to and from a type, and its checks.
     #[must_use]
-    pub fn type_name(&self, name: &str) -> bool {
-        self.types.contains(name)
+    pub fn type_name(&self, schema: Option<&str>, name: &str, path: &[String]) -> bool {
+        self.types.meant(schema, name, path)
     }
 }
 

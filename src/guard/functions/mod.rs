@@ -7,10 +7,11 @@
 mod body;
 mod change;
 mod data;
+mod homes;
 mod keep;
 mod reach;
 
-pub use change::{Change, Changers};
+pub use change::{Change, Changers, is_followed};
 pub use data::{BUILT_INS, BuiltIns, Entry};
 pub use keep::Keepers;
 pub use reach::Reach;

@@ -7,7 +7,7 @@ use globset::{Glob, GlobMatcher};
 
 use super::body::{self, Forbidden, Why, Words};
 use super::{BUILT_INS, Call, Changers, Keepers, Verdict};
-use crate::catalog::{Catalog, Function, Oid, RelationName, Use, UseKind};
+use crate::catalog::{Catalog, Function, Oid, RelationName, Use, UseKind, in_reach};
 
 /// What the functions of a database could reach.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ impl Reach {
             });
         }
         for function in catalog.functions.values().flatten() {
-            let verdict = match reach.refused.get(&call(function.oid)) {
+            let verdict = match reach.refused.get(&Use::call(function.oid)) {
                 Some(why) => refusal(why.clone()),
                 None => Verdict::Safe,
             };
@@ -95,7 +95,7 @@ impl Reach {
             types: catalog
                 .type_names
                 .iter()
-                .flat_map(|(name, oids)| oids.iter().map(|oid| (*oid, name.as_str())))
+                .flat_map(|(name, oids)| oids.keys().map(|oid| (*oid, name.as_str())))
                 .collect(),
         };
         let mut bodies: Vec<(&Function, Words)> = Vec::new();
@@ -108,7 +108,7 @@ impl Reach {
             }
             let (why, words) = body::judge(function, &self.forbidden);
             if let Some(why) = why {
-                self.refuse(&index, call(function.oid), why);
+                self.refuse(&index, Use::call(function.oid), why);
             }
             bodies.push((function, words));
         }
@@ -152,10 +152,10 @@ impl Reach {
             }
             let mut found = Vec::new();
             for (function, words) in &bodies {
-                if self.refused.get(&call(function.oid)).is_none_or(|why| why.system)
+                if self.refused.get(&Use::call(function.oid)).is_none_or(|why| why.system)
                     && let Some(why) = self.by_words(words, function.oid)
                 {
-                    found.push((call(function.oid), why));
+                    found.push((Use::call(function.oid), why));
                 }
             }
             let before = self.refused.values().filter(|why| !why.system).count() + self.refused.len();
@@ -239,9 +239,9 @@ impl Reach {
                 if let Some(function) = index.functions.get(&what.oid) {
                     let oids = self.named.functions.entry(function.name.to_lowercase());
                     oids.or_default().insert(what.oid);
+                    let own = (&function.schema, &function.name);
                     let behind = index.catalog.operators.iter();
-                    let behind =
-                        behind.filter(|(_, all)| all.iter().any(|(s, n)| *s == function.schema && *n == function.name));
+                    let behind = behind.filter(|(_, all)| all.iter().any(|o| own == (&o.function.0, &o.function.1)));
                     self.named
                         .operators
                         .extend(behind.map(|(operator, _)| operator.clone()));
@@ -263,7 +263,7 @@ impl Reach {
             let oids = self.named.functions.get(name).into_iter().flatten();
             let why = oids
                 .filter(|oid| **oid != own)
-                .filter_map(|oid| self.refused.get(&call(*oid)));
+                .filter_map(|oid| self.refused.get(&Use::call(*oid)));
             found.extend(why.map(|why| Why {
                 reason: format!("calls \"{name}\", which could read protected relations"),
                 system: why.system,
@@ -330,17 +330,24 @@ impl Reach {
         refused.min_by_key(|(u, _)| **u).map(|(_, why)| why.reason.as_str())
     }
 
-    /// Why a value may not be cast from or to a type of that bare name, if so: a user function behind it is refused.
+    /// Why a value may not be cast from or to a type that the name may mean, if so: a user function behind it is refused.
     #[must_use]
-    pub fn code_behind_type(&self, catalog: &Catalog, name: &str) -> Option<&str> {
-        let mut types = catalog.type_names.get(name)?.iter();
-        types.find_map(|oid| {
-            let casting = Use {
-                kind: UseKind::Cast,
-                oid: *oid,
-            };
-            self.refused.get(&casting).map(|why| why.reason.as_str())
-        })
+    pub fn code_behind_type(
+        &self,
+        catalog: &Catalog,
+        schema: Option<&str>,
+        name: &str,
+        path: &[String],
+    ) -> Option<&str> {
+        let types = catalog.type_names.get(name)?.iter();
+        let mut meant = types.filter(|(_, home)| in_reach(home, schema, path));
+        meant.find_map(|(oid, _)| self.code_behind_type_oid(*oid))
+    }
+
+    /// The same for a type by its oid: the client may give those of parameters.
+    #[must_use]
+    pub fn code_behind_type_oid(&self, oid: Oid) -> Option<&str> {
+        self.refused.get(&Use::cast(oid)).map(|why| why.reason.as_str())
     }
 
     /// Judges a body that is not in the catalog: DO, CREATE FUNCTION.
@@ -379,18 +386,12 @@ impl Reach {
         if matches!(schema, Some("pg_catalog" | "information_schema")) {
             return built_in();
         }
-        let in_reach = |s: &str| match schema {
-            // An alias for the session's own temporary schema: those of other sessions only add to what is judged.
-            Some("pg_temp") => s.starts_with("pg_temp_"),
-            Some(schema) => s == schema,
-            None => search_path.iter().any(|p| p == s),
-        };
         let candidates: Vec<&Verdict> = self
             .verdicts
             .get(name)
             .into_iter()
             .flatten()
-            .filter(|(s, _)| in_reach(s))
+            .filter(|(home, _)| in_reach(home, schema, search_path))
             .map(|(_, v)| v)
             .collect();
         // The worst of them; an extension's function on the list, or a user function that hides a built-in, is what the list says at least.
@@ -456,12 +457,5 @@ fn refusal(why: Why) -> Verdict {
     Verdict::Refused {
         reason: why.reason,
         system: why.system,
-    }
-}
-
-fn call(oid: Oid) -> Use {
-    Use {
-        kind: UseKind::Call,
-        oid,
     }
 }

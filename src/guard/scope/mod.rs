@@ -256,10 +256,10 @@ pub trait Lookup {
 pub enum Given<'n> {
     /// A function, by its name as written.
     Function(&'n [String]),
-    /// An operator, by its bare name.
-    Operator(&'n str),
-    /// A cast to a type, by its bare name.
-    Type(&'n str),
+    /// An operator, the same.
+    Operator(&'n [String]),
+    /// A cast to a type, the same.
+    Type(&'n [String]),
 }
 
 /// What [`Lookup::treat`] says.

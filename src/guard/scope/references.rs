@@ -142,19 +142,17 @@ impl Walk<'_> {
                 let flow = self.children(t, level, env);
                 self.predicates -= usize::from(compares);
                 let flow = flow?;
-                let operator = t.names("name").and_then(|mut n| n.pop()).unwrap_or_default();
+                let operator = t.names("name").unwrap_or_default();
                 if self.look.keeps(Given::Operator(&operator)) {
-                    self.kept(&flow, &format!("operator {operator}"))?;
+                    self.kept(&flow, &format!("operator {}", operator.join(".")))?;
                 }
                 Ok(flow)
             }
             "TypeCast" => {
                 let flow = self.children(t, level, env)?;
                 let names = t.field("type_name").names("names").unwrap_or_default();
-                if let Some(name) = names.last()
-                    && self.look.keeps(Given::Type(name))
-                {
-                    self.kept(&flow, &format!("the checks of type \"{name}\""))?;
+                if self.look.keeps(Given::Type(&names)) {
+                    self.kept(&flow, &format!("the checks of type \"{}\"", names.join(".")))?;
                 }
                 Ok(flow)
             }
