@@ -31,15 +31,18 @@ fn the_guard_says_what_it_said() {
     let server = Postgres::get();
     let attacked = server.shop();
     server.sql(&attacked, include_str!("cases/attacks.sql"));
-    let (shop, attacked) = (document(&server.shop()), document(&attacked));
+    let limited = server.shop();
+    server.sql(&limited, include_str!("cases/limited.sql"));
+    let (shop, attacked, limited) = (document(&server.shop()), document(&attacked), document(&limited));
     let out = std::env::var_os("MENSHEN_VERDICTS_OUT");
     if let Some(directory) = &out {
         let directory = Path::new(directory);
         std::fs::write(directory.join("shop.json"), &shop).unwrap();
         std::fs::write(directory.join("attacked.json"), &attacked).unwrap();
+        std::fs::write(directory.join("limited.json"), &limited).unwrap();
         std::fs::write(directory.join("attacks.toml"), attacks::TABLES).unwrap();
     }
-    let judges = Judges::new(&shop, &attacked, attacks::TABLES, &demo_policy());
+    let judges = Judges::new(&shop, &attacked, &limited, attacks::TABLES, &demo_policy());
     let (mut now, mut whole) = (Vec::new(), String::new());
     for sequence in sequences() {
         let mut said: Vec<Vec<Said>> = vec![Vec::new(); sequence.statements.len()];

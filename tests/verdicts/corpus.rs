@@ -32,10 +32,12 @@ pub enum On {
     Attacked,
     /// The shop, and the analyst may write, derive and define.
     Granted,
+    /// The shop with the objects of `cases/limited.sql`, and a policy with every limit that a policy can set.
+    Limited,
 }
 
 impl On {
-    pub const ALL: [Self; 3] = [Self::Shop, Self::Attacked, Self::Granted];
+    pub const ALL: [Self; 4] = [Self::Shop, Self::Attacked, Self::Granted, Self::Limited];
 }
 
 /// Statements that follow each other in one session.
@@ -113,17 +115,28 @@ pub fn sequences() -> Vec<Sequence> {
             });
         }
     }
+    // One by one: what one statement makes, the next does not find.
+    let limited: Attacks = toml::from_str(include_str!("../cases/limited.toml")).unwrap();
+    for case in limited.attacks {
+        for sql in case.sql {
+            all.push(Sequence {
+                on: On::Limited,
+                theme: format!("limited: {}", case.name),
+                statements: vec![sql],
+            });
+        }
+    }
     all
 }
 
-/// What is judged on, from the answers to `introspect::QUERY` of the shop and of the attacked shop.
+/// What is judged on, from the answers to `introspect::QUERY` of the three databases.
 pub struct Judges {
     /// With the standing of each of [`LOGINS`].
     pub grounds: Vec<(On, Ground, Vec<Standing>)>,
 }
 
 impl Judges {
-    pub fn new(shop: &str, attacked: &str, attack_tables: &str, demo_policy: &str) -> Self {
+    pub fn new(shop: &str, attacked: &str, limited: &str, attack_tables: &str, demo_policy: &str) -> Self {
         let unlimited = &demo_policy[..demo_policy.find("[[limits]]").unwrap()];
         let grounds = On::ALL.map(|on| {
             let (document, policy) = match on {
@@ -135,6 +148,14 @@ impl Judges {
                 On::Granted => (
                     shop,
                     format!("{unlimited}\n[[grants]]\nrole = \"analyst\"\n{GRANTED}\n"),
+                ),
+                On::Limited => (
+                    limited,
+                    unlimited
+                        .replace("version = 1", "version = 1\ninsert_masked = \"deny\"\nmin_group = 35")
+                        .replace("mask = \"phone\" ", "mask = \"phone\"\ncompare = \"equality\" ")
+                        .replace("mask = \"email\" ", "mask = \"email\"\ncompare = \"deny\" ")
+                        + LIMITED,
                 ),
             };
             let file = Path::new("policies/demo.toml");
@@ -212,6 +233,14 @@ impl Judges {
 const GRANTED: &str = r#"write = ["phone", "name", "birth"]
 derive = ["phone", "name", "email"]
 ddl = true"#;
+
+const LIMITED: &str = r#"
+[[grants]]
+role = "analyst"
+rows = { "crm.messages" = "lower(body) <> 'x'", "crm.customer_locations" = "lat::text <> 'x'", "crm.orders" = "total > 1", "crm.transactions" = "similarity(bank_card, 'x') < 2" }
+[functions]
+trust = ["public.vouched"]
+"#;
 
 fn said(ground: &Ground, verdict: Result<Plan, Verdict>) -> Said {
     match verdict {

@@ -39,7 +39,13 @@ fn main() {
     let numbers: Vec<u32> = arguments.map(|a| a.parse().expect("number")).collect();
     let policy = std::fs::read_to_string("policies/demo.toml").expect("policy");
     mutant::set(None);
-    let judges = Judges::new(&read("shop.json"), &read("attacked.json"), &read("attacks.toml"), &policy);
+    let judges = Judges::new(
+        &read("shop.json"),
+        &read("attacked.json"),
+        &read("limited.json"),
+        &read("attacks.toml"),
+        &policy,
+    );
     let _while_loading = mutant::asked();
     let _again = again(&judges);
     let ground: BTreeSet<u32> = mutant::asked().into_iter().collect();

@@ -1,0 +1,34 @@
+-- What the statements of limited.toml meet besides the shop.
+CREATE EXTENSION pg_trgm WITH SCHEMA public;
+-- Names of a row filter that somebody has made anew.
+CREATE FUNCTION public.lower(integer) RETURNS pg_catalog.text LANGUAGE sql IMMUTABLE AS 'SELECT ''x''::pg_catalog.text';
+CREATE DOMAIN public.text AS pg_catalog.text;
+CREATE FUNCTION public.more(a pg_catalog.text, b pg_catalog.text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE OPERATOR public.> (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = public.more);
+-- Functions that the policy trusts, and others.
+CREATE FUNCTION public.vouched(pg_catalog.text) RETURNS pg_catalog.text LANGUAGE plpgsql AS $$ BEGIN EXECUTE $1; RETURN ''; END $$;
+CREATE FUNCTION public.unvouched(pg_catalog.text) RETURNS pg_catalog.text LANGUAGE plpgsql AS $$ BEGIN EXECUTE $1; RETURN ''; END $$;
+CREATE FUNCTION public.calls_vouched(pg_catalog.text) RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT public.vouched($1)';
+CREATE AGGREGATE public.counted(integer) (sfunc = int4pl, stype = integer, initcond = '0');
+CREATE FUNCTION public.peeks(a integer, b integer) RETURNS integer LANGUAGE plpgsql AS
+    $$ BEGIN RETURN (SELECT count(phone) FROM crm.customers); END $$;
+CREATE AGGREGATE public.peeking(integer) (sfunc = public.peeks, stype = integer, initcond = '0');
+-- An index that reads a protected relation whenever something is maintained.
+CREATE TABLE crm.indexed (id integer, note pg_catalog.text);
+CREATE FUNCTION public.looks(integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS
+    $$ BEGIN RETURN (SELECT count(phone) FROM crm.customers) + $1; END $$;
+CREATE INDEX looked ON crm.indexed (public.looks(id));
+-- Writing runs code that reads one.
+CREATE TABLE crm.noted (id integer, note pg_catalog.text);
+CREATE FUNCTION public.on_noted() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN NEW.note := (SELECT max(phone) FROM crm.customers); RETURN NEW; END $$;
+CREATE TRIGGER on_noted BEFORE INSERT OR UPDATE ON crm.noted FOR EACH ROW EXECUTE FUNCTION public.on_noted();
+CREATE VIEW crm.over_noted AS SELECT * FROM crm.noted;
+-- Relations and functions of the server's own schemas that no list knows.
+SET allow_system_table_mods = on;
+CREATE TABLE pg_catalog.pg_newcomer (x pg_catalog.text);
+CREATE VIEW pg_catalog.pg_stat_newcomer AS SELECT 1 AS x;
+CREATE FUNCTION public.reads_newcomer() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT x FROM pg_newcomer';
+CREATE FUNCTION public.reads_statistics() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT tablename FROM pg_stats LIMIT 1';
+CREATE VIEW public.over_statistics AS SELECT tablename FROM pg_stats;
+GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;
