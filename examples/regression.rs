@@ -115,7 +115,7 @@ fn one_file(
             Ok(_) => "judged".to_owned(),
             // A relation or column that the file makes and drops again, or that never was.
             Err(Verdict::Missing { .. }) => continue,
-            Err(Verdict::Refuse(refusal)) => {
+            Err(Verdict::Refuse(refusal) | Verdict::InTurn { otherwise: refusal, .. }) => {
                 detail.clone_from(&refusal.message);
                 match refusal.sqlstate {
                     "42P01" | "42703" | "42883" | "42601" => continue,

@@ -201,6 +201,7 @@ fn every_known_bypass_is_tried() {
         include_str!("protocol.rs"),
         include_str!("session.rs"),
         include_str!("upstream.rs"),
+        include_str!("strings.rs"),
         include_str!("versions.rs"),
         include_str!("sqlsmith.rs"),
         include_str!("tls.rs"),

@@ -30,6 +30,7 @@ mod pipes;
 mod proxied;
 mod protocol;
 mod sqlsmith;
+mod strings;
 mod session;
 mod tls;
 mod upstream;

@@ -120,7 +120,7 @@ pub fn judged(text: &str, number: usize, outcome: &mut Outcome) -> Option<Plan> 
             outcome.refused.insert(refusal.rule);
             None
         }
-        (Err(Verdict::Missing { .. }), Err(_)) => None,
+        (Err(Verdict::Missing { .. } | Verdict::InTurn { .. }), Err(_)) => None,
         (simple, extended) => panic!(
             "the protocols differ for {text:?}: {:?}, {:?}",
             simple.err(),

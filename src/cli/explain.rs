@@ -120,7 +120,15 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
             println!("sent       {}", plan.text);
             ExitCode::SUCCESS
         }
-        Err(Verdict::Refuse(refusal) | Verdict::Missing { otherwise: refusal, .. }) => {
+        Err(verdict) => {
+            if let Verdict::InTurn { pieces, .. } = &verdict {
+                println!(
+                    "verdict    judged in turn: explain its {} statements one by one",
+                    pieces.len()
+                );
+                return ExitCode::SUCCESS;
+            }
+            let refusal = verdict.refusal();
             println!(
                 "verdict    refuse: SQLSTATE {}, rule {}",
                 refusal.sqlstate, refusal.rule

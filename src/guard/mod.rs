@@ -1,6 +1,7 @@
 //! SQL text → [`Plan`]. [`examine`] is the table of contents: parse → resolve → decide → edit → verify → witness.
 //!
-//! Every statement of a query string is judged before the first is sent. A statement that names nothing protected goes as
+//! Every statement of a query string is judged before the first is sent; where one depends on what another changes, they are judged and sent
+//! in turn ([`Verdict::InTurn`]). A statement that names nothing protected goes as
 //! it came, byte for byte. One that does is edited, metered or refused by the
 //! rule of its kind: queries and data modifications (`query.rs`), COPY, cursors, EXPLAIN, DDL and code (`define.rs`).
 
@@ -172,6 +173,26 @@ pub enum Verdict {
         /// The answer if the refreshed catalog does not have them either.
         otherwise: Refusal,
     },
+    /// A statement depends on what one before it in the same string changes. The whole string has been read; its statements can be judged and
+    /// run one after the other, as a pipeline with one Sync, which is one implicit transaction as the string is.
+    InTurn {
+        /// The bytes of each statement.
+        pieces: Box<[std::ops::Range<usize>]>,
+        /// The answer where that can't be.
+        otherwise: Refusal,
+    },
+}
+
+impl Verdict {
+    /// What the client is told where nothing more can be done about it.
+    #[must_use]
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::Refuse(refusal)
+            | Self::Missing { otherwise: refusal, .. }
+            | Self::InTurn { otherwise: refusal, .. } => refusal,
+        }
+    }
 }
 
 impl From<Refusal> for Verdict {
@@ -252,12 +273,17 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
             earlier: &earlier,
             cursors: &cursors,
         };
-        let mut judged = judge_statement(&subject)?;
+        let mut judged = match judge_statement(&subject) {
+            Ok(judged) => judged,
+            // What stands before it may give it another meaning.
+            Err(verdict) if changed.is_some() => return Err(in_turn(&parsed, verdict)),
+            Err(verdict) => return Err(verdict),
+        };
         judged.plan.meanings = judge.meanings.take();
         if let Some(by) = changed
             && !judged.plan.context_free
         {
-            return Err(after_change(by).into());
+            return Err(in_turn(&parsed, after_change(by).into()));
         }
         if judged.plan.may_change_settings {
             changed = Some("a statement that changes settings");
@@ -301,6 +327,27 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
         statements: plans,
         sealed: plan::Sealed(()),
     })
+}
+
+/// The string's statements one after the other, where they can run so: the data of COPY FROM STDIN stand behind the whole string.
+fn in_turn(parsed: &Parsed, verdict: Verdict) -> Verdict {
+    let copies = |raw: &Tree, class: &Class| matches!(class, Class::Copy) && raw.field("stmt").flag("is_from");
+    if parsed
+        .statements
+        .iter()
+        .zip(&parsed.classes)
+        .any(|(raw, class)| copies(raw, class))
+    {
+        return verdict;
+    }
+    let ranges = parsed.statements.iter().map(|raw| range_of(raw, parsed));
+    match ranges.collect::<Result<Vec<_>, _>>() {
+        Ok(ranges) => Verdict::InTurn {
+            pieces: ranges.into_iter().map(|(start, end)| start..end).collect(),
+            otherwise: verdict.refusal(),
+        },
+        Err(_) => verdict,
+    }
 }
 
 fn judge_statement(subject: &Subject<'_>) -> Result<Judged, Verdict> {

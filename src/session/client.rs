@@ -125,6 +125,10 @@ impl Session {
         let (plan, key) = match self.judge_text(&query.query, false, now) {
             Judging::Plan(plan, key) => (plan, key),
             Judging::Wait => return Taken::Later(frame),
+            Judging::InTurn(pieces) => {
+                self.in_turn(&query.query, &pieces);
+                return Taken::Done;
+            }
             Judging::Refuse(refusal) => {
                 self.refuse_query(refusal);
                 return Taken::Done;
@@ -180,6 +184,7 @@ impl Session {
             plan,
             key,
             by_sql,
+            turn: self.turn,
         })
     }
 
@@ -263,13 +268,6 @@ impl Session {
         if prepared.key.is_none() || prepared.key == self.key_now(now) {
             return Ok(());
         }
-        let stale = || {
-            Refusal::unsupported(
-                "stale-prepared",
-                format!("prepared statement \"{name}\" was made under another policy, purpose or search_path"),
-                "DEALLOCATE it and prepare it again",
-            )
-        };
         match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
             Judging::Plan(plan, key) if plan.text == prepared.plan.text && same_meters(&plan, &prepared.plan) => {
                 let renewed = Arc::new(Prepared {
@@ -281,7 +279,7 @@ impl Session {
                 Ok(())
             }
             Judging::Refuse(refusal) => Err(refusal),
-            Judging::Plan(..) | Judging::Wait => Err(stale()),
+            Judging::Plan(..) | Judging::Wait | Judging::InTurn(_) => Err(stale_prepared(name)),
         }
     }
 
@@ -292,6 +290,10 @@ impl Session {
         let (plan, key) = match self.judge_text(&parse.query, true, now) {
             Judging::Plan(plan, key) => (plan, key),
             Judging::Wait => return Taken::Later(frame),
+            Judging::InTurn(_) => {
+                self.violation("several statements in a Parse message");
+                return Taken::Done;
+            }
             Judging::Refuse(refusal) => {
                 self.refuse_extended(refusal);
                 return Taken::Done;
@@ -313,7 +315,8 @@ impl Session {
         } else {
             frame.bytes
         };
-        self.send_parse(bytes, name, prepared, false);
+        let own = prepared.turn.is_some();
+        self.send_parse(bytes, name, prepared, own);
         Taken::Done
     }
 
@@ -424,6 +427,7 @@ impl Session {
         let (plan, key) = match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
             Judging::Plan(plan, key) => (plan, key),
             Judging::Wait => return Freshened::Wait,
+            Judging::InTurn(_) => return Freshened::Refuse(stale_prepared(name)),
             Judging::Refuse(refusal) => return Freshened::Refuse(refusal),
         };
         if plan.text == prepared.plan.text {
@@ -436,11 +440,7 @@ impl Session {
             return Freshened::New(renewed);
         }
         if prepared.by_sql {
-            return Freshened::Refuse(Refusal::unsupported(
-                "stale-prepared",
-                format!("prepared statement \"{name}\" was made under another policy, purpose or search_path"),
-                "DEALLOCATE it and prepare it again",
-            ));
+            return Freshened::Refuse(stale_prepared(name));
         }
         if !name.is_empty() {
             self.open_pipeline();
@@ -461,6 +461,12 @@ impl Session {
     fn find_portal(&self, name: &str) -> Option<Portal> {
         self.pending_portal(name)
             .unwrap_or_else(|| self.portals.get(name).cloned())
+            .filter(|portal| self.may_name(&portal.prepared))
+    }
+
+    /// What stands for a part of a query string is no statement or portal of the client's: after a Query none without a name is left.
+    pub(super) fn may_name(&self, prepared: &Prepared) -> bool {
+        prepared.turn.is_none() || self.turn.is_some()
     }
 
     /// What the messages that are not yet answered make of a portal's name: `Some(None)` where they end it.
@@ -498,6 +504,7 @@ impl Session {
         } else {
             Owed::DescribePortal {
                 plan: self.cursor(&name),
+                quiet: self.turn.is_some(),
             }
         };
         self.open_pipeline();
@@ -541,6 +548,7 @@ impl Session {
             .map(|_| {
                 Arc::new(Prepared {
                     by_sql: true,
+                    turn: None,
                     ..(*portal.prepared).clone()
                 })
             });
@@ -552,6 +560,7 @@ impl Session {
             id: Some(portal.prepared.id),
             stopped: false,
             prepared,
+            shift: portal.prepared.turn.unwrap_or(0),
         });
         Taken::Done
     }
@@ -626,8 +635,11 @@ impl Session {
     }
 
     /// The same for a message of the extended protocol: what follows is skipped until Sync.
-    pub(super) fn refuse_extended(&mut self, refusal: Refusal) {
+    pub(super) fn refuse_extended(&mut self, mut refusal: Refusal) {
         self.note_refused(&refusal);
+        if let (Some(shift), Some(position)) = (self.turn, &mut refusal.position) {
+            *position = position.saturating_add(shift);
+        }
         if self.is_clean() {
             self.send_client(message::error(&refusal, "ERROR"));
             self.skipping_here = true;
@@ -675,6 +687,14 @@ impl Portal {
             self.prepared.statement()
         }
     }
+}
+
+fn stale_prepared(name: &str) -> Refusal {
+    Refusal::unsupported(
+        "stale-prepared",
+        format!("prepared statement \"{name}\" was made under another policy, purpose or search_path"),
+        "DEALLOCATE it and prepare it again",
+    )
 }
 
 fn same_meters(one: &Plan, two: &Plan) -> bool {

@@ -23,6 +23,8 @@ pub(super) enum Judging {
     Plan(Plan, Option<Key>),
     /// Something must be known first; the message comes again.
     Wait,
+    /// Its statements must be judged one after the other: the bytes of each.
+    InTurn(Box<[std::ops::Range<usize>]>),
     Refuse(Refusal),
 }
 
@@ -89,6 +91,13 @@ impl Session {
                 Judging::Plan(plan, key)
             }
             Err(Verdict::Refuse(refusal)) => Judging::Refuse(refusal),
+            Err(Verdict::InTurn { pieces, otherwise }) => {
+                if extended {
+                    Judging::Refuse(otherwise)
+                } else {
+                    Judging::InTurn(pieces)
+                }
+            }
             Err(Verdict::Missing { otherwise, .. }) => {
                 if self.refreshed_for_front || self.own_ground.is_some() {
                     return Judging::Refuse(otherwise);
@@ -393,12 +402,14 @@ impl Session {
     pub(super) fn lookup(&self, name: &str) -> Option<Arc<Prepared>> {
         for owed in self.owed.iter().rev() {
             match owed {
-                Owed::Parse { name: n, prepared, .. } if n == name => return Some(Arc::clone(prepared)),
+                Owed::Parse { name: n, prepared, .. } if n == name => {
+                    return Some(Arc::clone(prepared)).filter(|p| self.may_name(p));
+                }
                 Owed::Close { statement: Some(n), .. } if n == name => return None,
                 _ => {}
             }
         }
-        self.statements.get(name).cloned()
+        self.statements.get(name).cloned().filter(|p| self.may_name(p))
     }
 }
 

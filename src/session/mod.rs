@@ -14,6 +14,7 @@ mod plans;
 mod replies;
 mod rows;
 mod startup;
+mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -139,6 +140,10 @@ pub struct Session {
     /// Transaction status of the last ReadyForQuery.
     status: u8,
     client: VecDeque<Frame>,
+    /// What a query string has been taken apart into ([`turns`]): it goes before what the client sends next.
+    turns: VecDeque<turns::Turn>,
+    /// The message at hand is one of them: where its statement begins in the string, in characters.
+    turn: Option<u32>,
     server: VecDeque<Frame>,
     owed: VecDeque<Owed>,
     hold: Option<Hold>,
@@ -279,7 +284,7 @@ impl Session {
     /// Whether the session is between transactions and owes nothing: a good moment to end it.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.status == b'I' && self.owed.is_empty() && self.client.is_empty()
+        self.status == b'I' && self.owed.is_empty() && self.client.is_empty() && self.turns.is_empty()
     }
 
     /// Gives the session its judge. Without one every text is refused.
@@ -302,6 +307,12 @@ impl Session {
     /// Takes client messages from the front as long as nothing has to be waited for.
     fn pump(&mut self, now: Timestamp) {
         while self.hold.is_none() && self.phase != Phase::Closed {
+            if !self.turns.is_empty() {
+                if !self.take_turn(now) {
+                    return;
+                }
+                continue;
+            }
             let Some(frame) = self.client.pop_front() else { return };
             if self.must_wait(&frame) {
                 self.client.push_front(frame);

@@ -30,6 +30,8 @@ pub(super) struct Prepared {
     pub key: Option<Key>,
     /// Made by PREPARE.
     pub by_sql: bool,
+    /// Made for a part of a query string ([`super::turns`]): characters that stand before it there.
+    pub turn: Option<u32>,
 }
 
 impl Prepared {
@@ -133,8 +135,11 @@ pub(super) enum Owed {
     Shape { id: u64 },
     /// The same for the client.
     DescribeStatement { prepared: Option<(String, Arc<Prepared>)> },
-    /// RowDescription or NoData for the client.
-    DescribePortal { plan: Option<Arc<StatementPlan>> },
+    /// RowDescription or NoData for the client. `quiet`: NoData is not.
+    DescribePortal {
+        plan: Option<Arc<StatementPlan>>,
+        quiet: bool,
+    },
     /// BindComplete.
     Bind { name: String, portal: Portal },
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
@@ -143,6 +148,8 @@ pub(super) enum Owed {
         id: Option<u64>,
         stopped: bool,
         prepared: Option<Arc<Prepared>>,
+        /// Characters that stand before it in the client's text.
+        shift: u32,
     },
     /// CloseComplete. `own`: not the client's.
     Close {

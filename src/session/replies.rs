@@ -112,6 +112,26 @@ impl Session {
         }
     }
 
+    /// Characters that stand before the text of what runs in what the client has sent.
+    fn shift(&self) -> u32 {
+        match self.owed.front() {
+            Some(Owed::Parse { prepared, .. }) => prepared.turn.unwrap_or(0),
+            Some(Owed::Bind { portal, .. }) => portal.prepared.turn.unwrap_or(0),
+            Some(Owed::Execute { shift, .. }) => *shift,
+            Some(
+                Owed::Shape { .. }
+                | Owed::DescribeStatement { .. }
+                | Owed::DescribePortal { .. }
+                | Owed::Close { .. }
+                | Owed::Sync { .. }
+                | Owed::Query { .. }
+                | Owed::Probe { .. }
+                | Owed::Refused { .. },
+            )
+            | None => 0,
+        }
+    }
+
     fn words(&self, frame: &Frame) -> bytes::Bytes {
         if !self.must_scrub() {
             return frame.bytes.clone();
@@ -166,8 +186,11 @@ impl Session {
                 if let Some(Owed::Bind { name, portal }) = self.owed.pop_front() {
                     // A cursor that had the name is gone, or Bind would have failed.
                     self.cursors.remove(&name);
+                    let own = portal.prepared.turn.is_some();
                     self.portals.insert(name, portal);
-                    self.send_client(frame.bytes);
+                    if !own {
+                        self.send_client(frame.bytes);
+                    }
                 }
             }
             Some(Owed::Probe { .. }) => {}
@@ -233,7 +256,7 @@ impl Session {
                 }
             }
             Some(Owed::DescribePortal { .. }) => {
-                if let Some(Owed::DescribePortal { plan }) = self.owed.pop_front() {
+                if let Some(Owed::DescribePortal { plan, .. }) = self.owed.pop_front() {
                     self.describe_to_client(plan.as_deref(), description);
                 }
             }
@@ -293,6 +316,7 @@ impl Session {
             Some(Owed::Shape { id }) => {
                 self.shapes.insert(id, Shape::Nothing);
             }
+            Some(Owed::DescribePortal { quiet: true, .. }) => {}
             Some(Owed::DescribeStatement { .. } | Owed::DescribePortal { .. }) => self.send_client(frame.bytes),
             _ => self.unowed(&frame),
         }
@@ -441,7 +465,7 @@ impl Session {
     }
 
     fn error_response(&mut self, frame: Frame) {
-        let words = self.words(&frame);
+        let words = message::shifted(self.words(&frame), self.shift());
         if matches!(message::severity(&frame).as_str(), "FATAL" | "PANIC") {
             // The server's last words (57P01 …): it closes, and so does Menshen.
             self.send_client(words);
@@ -487,7 +511,7 @@ impl Session {
                     frame.bytes
                 };
                 self.send_client(words);
-                let waiting = self.client.pop_front().map(|f| f.kind);
+                let waiting = self.drop_waiting();
                 match self.owed.front_mut() {
                     Some(Owed::Sync { own, .. }) if alone => match waiting {
                         Some(b'Q') => *own = false,

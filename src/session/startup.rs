@@ -186,6 +186,8 @@ impl Session {
             token,
             status: b'I',
             client: VecDeque::new(),
+            turns: VecDeque::new(),
+            turn: None,
             server: VecDeque::new(),
             owed: VecDeque::new(),
             hold: None,

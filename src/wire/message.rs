@@ -78,6 +78,12 @@ pub fn describe_statement(name: &str) -> Bytes {
     encode(&Describe::new(b'S', some(name)))
 }
 
+/// Describe of a portal.
+#[must_use]
+pub fn describe_portal(name: &str) -> Bytes {
+    encode(&Describe::new(b'P', some(name)))
+}
+
 /// Execute without limit.
 #[must_use]
 pub fn execute(portal: &str) -> Bytes {
@@ -213,6 +219,26 @@ pub fn scrubbed(frame: &Frame) -> Bytes {
     } else {
         encode(&ErrorResponse::new(fields))
     }
+}
+
+/// An ErrorResponse whose position (field P, characters from 1) counts from further ahead.
+#[must_use]
+pub fn shifted(bytes: Bytes, shift: u32) -> Bytes {
+    let frame = Frame { kind: b'E', bytes };
+    if shift == 0 {
+        return frame.bytes;
+    }
+    let Ok(mut message) = decode::<ErrorResponse>(&frame) else {
+        return frame.bytes;
+    };
+    for (kind, value) in &mut message.fields {
+        if *kind == b'P'
+            && let Ok(position) = value.parse::<u32>()
+        {
+            *value = position.saturating_add(shift).to_string();
+        }
+    }
+    encode(&message)
 }
 
 /// Where in the server a message comes from. No client can choose these fields: the C code that reports fills them in.

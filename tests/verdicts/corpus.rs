@@ -259,6 +259,10 @@ fn said(ground: &Ground, verdict: Result<Plan, Verdict>) -> Said {
             short: format!("refused {}", refusal.rule),
             whole: format!("{refusal:?}"),
         },
+        Err(Verdict::InTurn { otherwise, .. }) => Said {
+            short: format!("in turn {}", otherwise.rule),
+            whole: format!("{otherwise:?}"),
+        },
         Err(Verdict::Missing { names, otherwise }) => Said {
             short: format!("missing {}", otherwise.rule),
             whole: format!("{names:?} {otherwise:?}"),
