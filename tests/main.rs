@@ -21,6 +21,7 @@ mod harness;
 mod introspection;
 mod jdbc;
 mod layout;
+mod lifecycle;
 mod limits;
 mod masks;
 mod modify;

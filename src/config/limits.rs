@@ -20,6 +20,8 @@ pub struct Limits {
     pub sessions_per_address_max: Option<usize>,
     /// `startup_seconds_max`: from accept to the end of authentication. *Default: 60*
     pub startup: Duration,
+    /// `shutdown_seconds_max`: how long transactions may go on after SIGTERM. Reloadable. *Default: 60*
+    pub shutdown: Duration,
     /// `keepalive_seconds`: silence on a client's connection before TCP asks whether the peer is there. *Default: 60; 0: never*
     pub keepalive: Option<Duration>,
     /// `keepalive_interval_seconds`: between such questions. *Default: 10*
@@ -40,6 +42,7 @@ impl Default for Limits {
             sessions_per_login_max: None,
             sessions_per_address_max: None,
             startup: Duration::from_secs(60),
+            shutdown: Duration::from_secs(60),
             keepalive: Some(Duration::from_secs(60)),
             keepalive_interval: Duration::from_secs(10),
             keepalive_probes: 6,
@@ -82,6 +85,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Limits {
             "sessions_per_login_max",
             "sessions_per_address_max",
             "startup_seconds_max",
+            "shutdown_seconds_max",
             "keepalive_seconds",
             "keepalive_interval_seconds",
             "keepalive_probes",
@@ -102,6 +106,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Limits {
     limits.sessions_per_login_max = count("sessions_per_login_max");
     limits.sessions_per_address_max = count("sessions_per_address_max");
     limits.startup = Duration::from_secs(bounded(reader, &section, "startup_seconds_max", 60, 1, 3600));
+    limits.shutdown = Duration::from_secs(bounded(reader, &section, "shutdown_seconds_max", 60, 0, DAY));
     let mut seconds = |key: &str, default: Option<Duration>| {
         let default = default.map_or(0, |d| d.as_secs());
         let found = bounded(reader, &section, key, default, 0, 30 * DAY);

@@ -40,6 +40,10 @@ pub struct Config {
     pub refresh_seconds: u64,
     /// `[limits]`.
     pub limits: limits::Limits,
+    /// The file it was read from, for a reload.
+    pub file: PathBuf,
+    /// What the command line said besides.
+    pub overrides: Overrides,
 }
 
 /// What the command line says besides.
@@ -70,6 +74,8 @@ impl Config {
             &Section::root(&table),
             path.parent().unwrap_or(Path::new(".")),
         );
+        path.clone_into(&mut config.file);
+        config.overrides = overrides.clone();
         if let Some(listen) = &overrides.listen {
             config.listen.clone_from(listen);
         }
@@ -97,6 +103,38 @@ impl Config {
         } else {
             Ok(config)
         }
+    }
+}
+
+impl Config {
+    /// The keys that another reading of the file has changed, and whether they count without a restart.
+    #[must_use]
+    pub fn changed(&self, new: &Self) -> Vec<(&'static str, bool)> {
+        // Patterns have no equality, but they are shown as they were written.
+        let channel = |config: &Self| format!("{:?}", config.channel);
+        let limits = limits::Limits {
+            shutdown: new.limits.shutdown,
+            ..self.limits.clone()
+        };
+        let parts = [
+            ("upstream", self.upstream != new.upstream, true),
+            ("tls, access, proxy_protocol", channel(self) != channel(new), true),
+            (
+                "limits.shutdown_seconds_max",
+                self.limits.shutdown != new.limits.shutdown,
+                true,
+            ),
+            ("limits", limits != new.limits, false),
+            ("listen", self.listen != new.listen, false),
+            ("policy", self.policy != new.policy, false),
+            ("key_file", self.key_file != new.key_file, false),
+            ("ledger", self.ledger != new.ledger, false),
+            ("audit", self.audit != new.audit, false),
+            ("alerts", self.alerts != new.alerts, false),
+            ("catalog", self.refresh_seconds != new.refresh_seconds, false),
+        ];
+        let changed = parts.into_iter().filter(|(_, differs, _)| *differs);
+        changed.map(|(key, _, reloads)| (key, reloads)).collect()
     }
 }
 
@@ -148,6 +186,8 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
         channel: channel::read(reader, root, base),
         refresh_seconds: 60,
         limits: limits::read(reader, root),
+        file: PathBuf::new(),
+        overrides: Overrides::default(),
     };
     for (name, place) in [("ledger", &mut config.ledger), ("audit", &mut config.audit)] {
         if let Some(section) = reader.section(root, name) {

@@ -8,11 +8,12 @@ use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::access::{self, Visitor};
 use super::cancel;
 use super::census::Seat;
+use super::drain::{self, Stage, Watch};
 use super::greeting::{self, Greeted, turn_away};
 use super::keeper::Keeper;
 use super::shared::Shared;
@@ -41,20 +42,20 @@ pub(super) fn failure(sqlstate: &'static str, rule: &'static str, message: Strin
 }
 
 /// Serves one connection to its end.
-pub async fn run(
-    shared: Arc<Shared>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    mut seat: Seat,
-    stopping: watch::Receiver<bool>,
-) {
+pub async fn run(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, mut seat: Seat, stage: Watch) {
     let _slower = tcp.set_nodelay(true);
     if let Err(e) = keep_alive(&tcp, &shared.config.limits) {
         tracing::debug!(%peer, "TCP keepalive: {e}");
     }
     let greeted = greeting::greet(&shared, tcp, peer, &mut seat);
-    match tokio::time::timeout(shared.config.limits.startup, greeted).await {
-        Ok(Ok(Some(greeted))) => serve(shared, greeted, seat, stopping).await,
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(shared.config.limits.startup, greeted) => greeted,
+        () = drain::too_late_to_greet(stage.clone()) => return,
+    };
+    let stopping = *stage.borrow() > Stage::Serving;
+    match greeted {
+        Ok(Ok(Some(greeted))) if stopping => turn_away(greeted.client, &drain::not_now()).await,
+        Ok(Ok(Some(greeted))) => serve(shared, greeted, seat, stage).await,
         Ok(Ok(None)) => {}
         Ok(Err(e)) => tracing::debug!(%peer, "start-up failed: {e}"),
         Err(_) => tracing::debug!(%peer, "start-up took too long"),
@@ -99,7 +100,7 @@ pub(super) struct Connection {
     closing: bool,
 }
 
-async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stopping: watch::Receiver<bool>) {
+async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stage: Watch) {
     let Greeted {
         mut client,
         body,
@@ -170,7 +171,23 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stoppi
     let (mut client_reads, mut client_writes) = tokio::io::split(client);
     let (mut server_reads, mut server_writes) = tokio::io::split(server);
     let (mut client_unflushed, mut server_unflushed, mut server_takes) = (false, false, true);
+    let mut reason = "the client closed the connection";
     while !connection.closing {
+        let now = *stage.borrow_and_update();
+        match now {
+            Stage::Draining if connection.session.is_idle() && from_client.is_empty() => {
+                connection.farewell();
+                reason = "Menshen is shutting down";
+                break;
+            }
+            Stage::Ending => {
+                connection.farewell();
+                reason = "Menshen is shutting down";
+                connection.interrupt().await;
+                break;
+            }
+            Stage::Serving | Stage::Draining => {}
+        }
         from_client.reserve(BUFFER_BYTES);
         from_server.reserve(BUFFER_BYTES);
         let to_server = server_takes && (server_unflushed || !connection.to_server.is_empty());
@@ -198,15 +215,12 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stoppi
                 Some(Back::Cancelled) => connection.session.cancelled(Timestamp::now()),
                 None => break,
             },
-            _ = stopping.changed() => {
-                let stop = failure("57P01", "stopping", "terminating connection because Menshen is stopping".to_owned());
-                connection.to_client.extend_from_slice(&message::error(&stop, "FATAL"));
-                break;
-            }
+            _ = stage.changed() => continue,
             read = server_reads.read_buf(&mut from_server), if connection.session.wants_server() && room_for_server => match read {
                 Ok(0) | Err(_) => {
                     let lost = failure("08006", "upstream-lost", "the connection to the database server was lost".to_owned());
                     connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));
+                    reason = "the connection to the database server was lost";
                     break;
                 }
                 Ok(_) => connection.session.server_bytes(&mut from_server, Timestamp::now()),
@@ -222,6 +236,8 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stoppi
         };
         connection.perform(actions).await;
     }
+    let last = connection.session.end(reason);
+    connection.perform(last).await;
     // What is left for either side, within reason.
     let last = async {
         let _late = server_writes.write_all(&connection.to_server).await;
@@ -252,6 +268,24 @@ async fn send(writes: &mut WriteHalf<Stream>, buffer: &mut BytesMut, unflushed: 
 }
 
 impl Connection {
+    /// The last words, when Menshen ends.
+    fn farewell(&mut self) {
+        let words = if self.session.is_starting() {
+            drain::not_now()
+        } else {
+            drain::farewell()
+        };
+        self.to_client.extend_from_slice(&message::error(&words, "FATAL"));
+    }
+
+    /// The server goes on with a statement until it has something to send; it is told to stop.
+    async fn interrupt(&self) {
+        if let Some(key) = self.key.as_ref().filter(|_| !self.session.is_idle()) {
+            let cancelled = cancel::send(&self.shared, &self.place, key);
+            let _late = tokio::time::timeout(Duration::from_secs(1), cancelled).await;
+        }
+    }
+
     async fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {

@@ -1,14 +1,12 @@
-//! Keeping policy and catalogs fresh: one [`Keeper`] per server and database, and the watch on the policy file.
+//! Keeping catalogs fresh: one [`Keeper`] per server and database.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::shared::{Rules, Shared, load_rules};
+use super::shared::{Rules, Shared};
 use super::upstream::{Place, Upstreams, words};
 use crate::catalog::{Catalog, introspect};
 use crate::config::Config;
@@ -18,7 +16,7 @@ use crate::session::Judge;
 /// Policy and catalog of one database on one server, resolved against each other. A standby has a catalog of its own: it is behind.
 pub struct Keeper {
     place: Place,
-    database: String,
+    pub(super) database: String,
     ground: ArcSwap<Ground>,
     /// Held while the catalog is read: whoever waits for it uses what the one before has brought, if it began later.
     reading: Mutex<u64>,
@@ -102,7 +100,8 @@ impl Keeper {
         Ok(())
     }
 
-    async fn adopt(&self, rules: Arc<Rules>) -> Result<(), String> {
+    /// Judges by another policy from now on.
+    pub(super) async fn adopt(&self, rules: Arc<Rules>) -> Result<(), String> {
         let _reading = self.reading.lock().await;
         let old = self.ground.load_full();
         let catalog = Arc::clone(&old.catalog);
@@ -166,7 +165,7 @@ pub async fn read_any(config: &Config, database: &str) -> Result<Catalog, String
     read(&upstreams, &place, database, 1).await
 }
 
-/// Refreshes catalogs on a timer, and the policy on SIGHUP and when its file changes.
+/// Refreshes catalogs on a timer.
 pub(super) fn watch(shared: &Arc<Shared>) {
     let timer = Arc::clone(shared);
     tokio::spawn(async move {
@@ -186,101 +185,4 @@ pub(super) fn watch(shared: &Arc<Shared>) {
             }
         }
     });
-    let (changed, mut changes) = tokio::sync::mpsc::channel::<()>(16);
-    let watcher = watch_file(&shared.config.policy, changed);
-    let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        // Dropping the watcher would end the watch.
-        let _watcher = watcher;
-        let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else {
-            return;
-        };
-        loop {
-            tokio::select! {
-                signal = hangup.recv() => if signal.is_none() { return },
-                change = changes.recv() => {
-                    if change.is_none() {
-                        return;
-                    }
-                    // Editors write in several steps.
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                    while changes.try_recv().is_ok() {}
-                }
-            }
-            reload(&shared).await;
-        }
-    });
-}
-
-fn watch_file(policy: &Path, changed: tokio::sync::mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    use notify::Watcher;
-    let directory = policy
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    // The directory is watched, not the file: editors put a new file in the old one's place. Other files in it are not our affair.
-    let name = policy.file_name().map(std::ffi::OsStr::to_owned);
-    let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let ours = |e: &notify::Event| e.paths.iter().any(|p| p.file_name() == name.as_deref());
-        if event.is_ok_and(|e| !e.kind.is_access() && ours(&e)) {
-            let _full = changed.try_send(());
-        }
-    })
-    .and_then(|mut watcher| {
-        watcher
-            .watch(directory, notify::RecursiveMode::NonRecursive)
-            .map(|()| watcher)
-    });
-    match made {
-        Ok(watcher) => Some(watcher),
-        Err(e) => {
-            tracing::warn!("the policy file is not watched ({e}); send SIGHUP after changes");
-            None
-        }
-    }
-}
-
-/// Loads the policy anew. A broken file leaves the old one in force and says so loudly.
-async fn reload(shared: &Arc<Shared>) {
-    let old = shared.rules.load_full();
-    match load_rules(&shared.config.policy, old.policy.epoch + 1) {
-        Ok((rules, warnings)) => {
-            for warning in warnings {
-                tracing::warn!("{warning}");
-            }
-            let rules = Arc::new(rules);
-            shared.rules.store(Arc::clone(&rules));
-            for keeper in shared.keepers() {
-                if let Err(e) = keeper.adopt(Arc::clone(&rules)).await {
-                    tracing::error!("policy not adopted for database {}: {e}", keeper.database);
-                }
-            }
-            tracing::info!(epoch = rules.policy.epoch, "policy reloaded");
-            if let Err(e) = shared.audit("policy-reloaded", json!({ "epoch": rules.policy.epoch })) {
-                tracing::error!("{e}");
-            }
-        }
-        Err(problems) => {
-            let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            for line in &list {
-                tracing::error!("{line}");
-            }
-            tracing::error!(
-                "the policy file is broken: the policy of epoch {} stays in force",
-                old.policy.epoch
-            );
-            if let Err(e) = shared.audit(
-                "policy-rejected",
-                json!({ "problems": list, "epoch": old.policy.epoch }),
-            ) {
-                tracing::error!("{e}");
-            }
-            shared.raise(
-                "policy",
-                None,
-                "the policy file is broken; the old policy stays in force".to_owned(),
-                json!({ "problems": list, "epoch": old.policy.epoch }),
-            );
-        }
-    }
 }

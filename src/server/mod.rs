@@ -2,20 +2,23 @@
 //!
 //! `greeting.rs` brings a client to its StartupMessage (PROXY header, TLS), `access.rs` and `census.rs` let it in or turn it away;
 //! `connection.rs` moves bytes between one client, its [`Session`](crate::session::Session) and one server connection;
-//! `upstream.rs` opens those; `keeper.rs` keeps policy and catalogs fresh; `cancel.rs` routes CancelRequests; `shared.rs` is what
-//! all connections have in common.
+//! `upstream/` opens those; `keeper.rs` keeps catalogs fresh, `reload.rs` policy and configuration; `cancel.rs` routes CancelRequests;
+//! `drain.rs` ends it all; `shared.rs` is what all connections have in common.
 
 mod access;
 mod cancel;
 mod census;
 pub mod client_tls;
 mod connection;
+mod drain;
 mod greeting;
 pub mod keeper;
 mod notes;
 mod proxy_protocol;
+mod reload;
 pub mod shared;
 mod stream;
+mod systemd;
 mod tls;
 pub mod upstream;
 
@@ -25,9 +28,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::config::Config;
+use drain::{Drain, Stage};
 use shared::Shared;
 
 /// Stack of the threads that run sessions: the guard parses on them (PARSERS §5). Only what is used is ever backed by memory.
@@ -35,6 +39,9 @@ const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Refused connections that are told so at the same time; beyond it they are closed without a word.
 const FAREWELLS_MAX: usize = 64;
+
+/// How long sessions may take to say farewell at the very end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The runtime that everything here needs.
 ///
@@ -62,7 +69,7 @@ fn raise_files() {
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, and then until sessions have ended.
 ///
 /// # Errors
 /// Where it can't begin: a sentence for the operator.
@@ -81,22 +88,27 @@ pub async fn serve(config: Config) -> Result<(), String> {
         .map_err(|e| e.to_string())?;
     keeper::watch(&shared);
     client_tls::watch(&shared);
+    reload::watch(&shared);
     {
         let mut out = std::io::stdout();
         // Whoever started us may have closed it.
         let _closed = writeln!(out, "listening on {address}").and_then(|()| out.flush());
     }
     tracing::info!(%address, "listening");
-    let (stop, stopping) = watch::channel(false);
+    systemd::tell(systemd::State::Ready);
+    let mut drain = Drain::new().map_err(|e| e.to_string())?;
     // Those who hear that there is no room take none for long.
     let farewells = Arc::new(Semaphore::new(FAREWELLS_MAX));
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|e| e.to_string())?;
-    loop {
+    // Those that come too late are told so, and not waited for.
+    let late = Arc::default();
+    let mut look = tokio::time::interval(Duration::from_millis(50));
+    while drain.stage() == Stage::Serving || shared.census.open() > 0 {
+        let patience = shared.live.load().limits.shutdown;
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let seat = match shared.census.admit(&shared.config.limits) {
+                    let census = if drain.stage() == Stage::Serving { &shared.census } else { &late };
+                    let seat = match census.admit(&shared.config.limits) {
                         Ok(seat) => seat,
                         Err(refusal) => {
                             tracing::warn!(%peer, "{}; connection refused", refusal.message);
@@ -109,10 +121,10 @@ pub async fn serve(config: Config) -> Result<(), String> {
                             continue;
                         }
                     };
-                    let (shared, stopping) = (Arc::clone(&shared), stopping.clone());
+                    let (shared, stage) = (Arc::clone(&shared), drain.watch());
                     tokio::spawn(async move {
                         // A task of its own inside: a panic ends that session and no other.
-                        let session = tokio::spawn(connection::run(shared, stream, peer, seat, stopping));
+                        let session = tokio::spawn(connection::run(shared, stream, peer, seat, stage));
                         if let Err(e) = session.await {
                             tracing::error!(%peer, "session ended by an error of Menshen itself: {e}");
                         }
@@ -123,18 +135,27 @@ pub async fn serve(config: Config) -> Result<(), String> {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = tokio::signal::ctrl_c() => break,
-            _ = terminate.recv() => break,
+            stage = drain.next(patience) => {
+                let sessions = shared.census.open();
+                tracing::info!(?stage, sessions, "stopping");
+                systemd::tell(systemd::State::Stopping);
+                let facts = json!({ "sessions": sessions, "at_once": stage == Stage::Ending });
+                shared.audit("stopping", facts).map_err(|e| e.to_string())?;
+                if stage == Stage::Ending {
+                    break;
+                }
+            }
+            _ = look.tick(), if drain.stage() != Stage::Serving => {}
         }
+    }
+    // Every session has been told to end; what a client does not take is not waited for.
+    let begun = std::time::Instant::now();
+    while shared.census.open() > 0 && begun.elapsed() < LAST_WORDS {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(listener);
-    tracing::info!("stopping");
-    let _nobody = stop.send(true);
-    for _ in 0..50 {
-        if shared.census.open() == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    shared.audit("stopped", json!({})).map_err(|e| e.to_string())
+    let left = shared.census.open();
+    shared
+        .audit("stopped", json!({ "sessions_cut": left }))
+        .map_err(|e| e.to_string())
 }

@@ -58,6 +58,8 @@ pub fn load_rules(path: &std::path::Path, epoch: u64) -> Result<(Rules, Vec<Prob
 pub struct Shared {
     /// The configuration.
     pub config: Config,
+    /// The configuration as it was read last: for what a reload changes. `config` is that of the start.
+    pub(super) live: ArcSwap<Config>,
     /// Policy and pack.
     pub rules: ArcSwap<Rules>,
     /// The ledger.
@@ -108,6 +110,7 @@ impl Shared {
             census: Arc::default(),
             upstreams,
             next_session: AtomicU64::new(1),
+            live: ArcSwap::from_pointee(config.clone()),
             config,
         })
     }

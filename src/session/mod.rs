@@ -281,10 +281,24 @@ impl Session {
         !self.charging && self.phase != Phase::Closed
     }
 
+    /// The connection is over for a reason outside of the session: the last note, unless it has been made.
+    pub fn end(&mut self, reason: &str) -> Vec<Action> {
+        self.close(Some(reason.to_owned()));
+        std::mem::take(&mut self.out)
+    }
+
     /// Whether the session is between transactions and owes nothing: a good moment to end it.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.status == b'I' && self.owed.is_empty() && self.client.is_empty() && self.turns.is_empty()
+        let waits =
+            self.charging || self.hold.is_some() || self.pipeline || !self.batch.is_empty() || !self.turns.is_empty();
+        self.status == b'I' && self.owed.is_empty() && self.client.is_empty() && self.server.is_empty() && !waits
+    }
+
+    /// Whether the server has not let it in yet.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        self.phase == Phase::Startup
     }
 
     /// Gives the session its judge. Without one every text is refused.

@@ -48,6 +48,20 @@ impl Menshen {
         }
     }
 
+    /// Changes `menshen.toml`. It counts after SIGHUP.
+    pub fn write_config(&self, upstream: &str, config: &str) {
+        write_config(self.directory.path(), upstream, config);
+    }
+
+    /// Ends it and starts it anew with a variable of the environment.
+    pub fn restart_with(&mut self, name: &str, value: &std::path::Path) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let mut command = command(self.directory.path());
+        command.env(name, value);
+        (self.child, self.port) = start_by(command, self.directory.path());
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap()
@@ -133,20 +147,28 @@ fn write_config(directory: &Path, upstream: &str, config: &str) {
 }
 
 fn start(directory: &Path) -> (Child, u16) {
+    start_by(command(directory), directory)
+}
+
+fn command(directory: &Path) -> Command {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(directory.join("log"))
         .unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_menshen"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_menshen"));
+    command
         .arg("serve")
         .arg("--config")
         .arg(directory.join("menshen.toml"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+        .stderr(log);
+    command
+}
+
+fn start_by(mut command: Command, directory: &Path) -> (Child, u16) {
+    let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut line)

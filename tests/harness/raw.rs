@@ -284,7 +284,7 @@ fn cells(mut body: &[u8]) -> Vec<Option<Vec<u8>>> {
 }
 
 /// SQLSTATE and message of an ErrorResponse or NoticeResponse.
-fn fields(mut body: &[u8]) -> (String, String) {
+pub fn fields(mut body: &[u8]) -> (String, String) {
     let (mut code, mut text) = (String::new(), String::new());
     while body.first().is_some_and(|b| *b != 0) {
         let kind = body[0];

@@ -208,17 +208,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        for (index, server) in self.servers.iter_mut().enumerate() {
-            // Menshen takes SIGTERM as an order to drain, PostgreSQL SIGINT as one to end its sessions.
-            let signal = if index + 1 == 2 || index == 0 && self.menshen == 0 {
-                "INT"
-            } else {
-                "TERM"
-            };
-            let _sent = Command::new("kill")
-                .arg(format!("-{signal}"))
-                .arg(server.id().to_string())
-                .status();
+        for server in self.servers.iter_mut() {
+            // Menshen and PostgreSQL take SIGINT as an order to end sessions and themselves.
+            let _sent = Command::new("kill").arg("-INT").arg(server.id().to_string()).status();
             let begun = Instant::now();
             while matches!(server.try_wait(), Ok(None)) {
                 if begun.elapsed() > Duration::from_secs(8) {
