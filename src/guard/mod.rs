@@ -5,6 +5,7 @@
 //! it came, byte for byte. One that does is edited, metered or refused by the
 //! rule of its kind: queries and data modifications (`query.rs`), COPY, cursors, EXPLAIN, DDL and code (`define.rs`).
 
+mod calls;
 mod copy;
 mod cursor;
 mod define;
@@ -12,6 +13,7 @@ pub mod edit;
 mod explain;
 pub mod expression;
 pub mod functions;
+mod ground;
 mod judge;
 mod lineage;
 pub mod live;
@@ -19,8 +21,10 @@ pub mod parse;
 pub mod plan;
 pub mod protected;
 mod query;
+mod relations;
 pub mod scope;
 pub mod statement;
+mod testimony;
 #[cfg(test)]
 mod tests;
 pub mod tree;
@@ -31,110 +35,20 @@ pub mod witness;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Oid, RelationName, UseKind, in_reach};
-use crate::ledger::Pack;
+use crate::catalog::Oid;
 use crate::mask::TokenSettings;
 use crate::meter::spec::HIDDEN_PREFIX;
-use crate::policy::{Policy, Standing, UNCLASSIFIED};
+use crate::policy::Standing;
 use crate::wire::Refusal;
-use functions::Reach;
+pub use ground::Ground;
+pub(crate) use ground::KnownColumns;
+use judge::Judge;
 pub use judge::parameter_type;
-use judge::{Judge, SettingRow};
 use parse::Parsed;
 pub use plan::{Plan, StatementKind, StatementPlan};
-use protected::Protected;
-use scope::{Lookup, Stop};
+use scope::Stop;
 use statement::Class;
 use tree::Tree;
-
-/// The policy resolved against one catalog: made once per (policy epoch, catalog epoch) and shared by all sessions.
-#[derive(Debug)]
-pub struct Ground {
-    /// The policy.
-    pub policy: Arc<Policy>,
-    /// The catalog.
-    pub catalog: Arc<Catalog>,
-    /// The threshold pack, where the policy names one.
-    pub pack: Option<Arc<Pack>>,
-    /// Protected relations by oid.
-    pub protected: HashMap<Oid, Arc<Protected>>,
-    /// What functions could reach.
-    pub reach: Reach,
-    /// Classified columns by relation, for the trip-wire.
-    pub wire: Arc<HashMap<Oid, HashSet<i16>>>,
-    /// Schemas that hold protected relations.
-    pub schemas: BTreeSet<String>,
-    /// Columns of the policy's tables when this policy was loaded: those that come later are unclassified.
-    known: Arc<KnownColumns>,
-    /// Columns of protected tables that nobody has classified yet, as `schema.table.column`.
-    pub unclassified: BTreeSet<String>,
-}
-
-/// Columns by table.
-pub(crate) type KnownColumns = HashMap<RelationName, BTreeSet<String>>;
-
-impl Ground {
-    /// Resolves a policy against a catalog: protected relations, view lineage, unsafe functions.
-    #[must_use]
-    ///
-    /// `before` is what was in force before: under the same policy, columns that it did not have are unclassified.
-    pub fn new(policy: Arc<Policy>, catalog: Arc<Catalog>, pack: Option<Arc<Pack>>, before: Option<&Self>) -> Self {
-        let known = match before {
-            Some(before) if before.policy.epoch == policy.epoch => Arc::clone(&before.known),
-            Some(_) | None => Arc::new(columns_now(&policy, &catalog)),
-        };
-        let protected = lineage::protected_relations(&policy, &catalog, &known);
-        let unclassified = protected
-            .values()
-            .flat_map(|p| {
-                let new = p.columns.iter().filter(|c| {
-                    c.sources
-                        .iter()
-                        .any(|s| s.class == UNCLASSIFIED && s.relation == p.name)
-                });
-                new.map(move |c| format!("{}.{}.{}", p.name.schema, p.name.name, c.column.name))
-            })
-            .collect();
-        let names: BTreeSet<RelationName> = protected.values().map(|p| p.name.clone()).collect();
-        let reach = Reach::new(&catalog, &names, &policy.trusted_functions);
-        let wire = protected
-            .values()
-            .map(|p| {
-                (
-                    p.oid,
-                    p.columns
-                        .iter()
-                        .filter(|c| !c.sources.is_empty())
-                        .map(|c| c.column.attnum)
-                        .collect::<HashSet<i16>>(),
-                )
-            })
-            .filter(|(_, columns)| !columns.is_empty())
-            .collect();
-        let schemas = names.into_iter().map(|n| n.schema).collect();
-        Self {
-            policy,
-            catalog,
-            pack,
-            protected,
-            reach,
-            wire: Arc::new(wire),
-            schemas,
-            known,
-            unclassified,
-        }
-    }
-}
-
-fn columns_now(policy: &Policy, catalog: &Catalog) -> KnownColumns {
-    let tables = policy.tables.keys();
-    tables
-        .filter_map(|name| {
-            let relation = catalog.relation(&name.schema, &name.name)?;
-            Some((name.clone(), relation.columns.iter().map(|c| c.name.clone()).collect()))
-        })
-        .collect()
-}
 
 /// What the session knows when it asks.
 pub struct Request<'a> {
@@ -313,7 +227,7 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
     } else {
         Arc::from(request.text)
     };
-    let testimony = witness(&parsed, &judge)?;
+    let testimony = testimony::ask(&parsed, &judge)?;
     for plan in &mut plans {
         let report = Arc::clone(&plan.report);
         Arc::make_mut(plan).report = Arc::new(plan::Report {
@@ -379,345 +293,7 @@ fn notify(subject: &Subject<'_>) -> Result<Judged, Verdict> {
     judged.plan.may_change_settings = false;
     Ok(judged)
 }
-
 impl Subject<'_> {
-    /// Whether the statement may name a protected relation anywhere, by any reading of its names; and whether every relation
-    /// it names is in the catalog. System relations that show values are refused here.
-    fn touches(&self) -> Result<bool, Verdict> {
-        let mut relations: Vec<&Tree> = Vec::new();
-        named_relations(self.tree, &mut Vec::new(), &mut relations);
-        let mut created: BTreeSet<usize> = BTreeSet::new();
-        self.tree.walk(&mut |n| {
-            match n.kind() {
-                // What is being made is not yet there; should it be, the server says so.
-                "CreateStmt" => created.extend(n.field("relation").location()),
-                "IntoClause" => created.extend(n.field("rel").location()),
-                _ => {}
-            }
-            true
-        });
-        let ground = self.judge.ground;
-        let mut touches = false;
-        let strict = matches!(
-            self.class,
-            Class::Query
-                | Class::Insert
-                | Class::Modify
-                | Class::Copy
-                | Class::Prepare
-                | Class::Cursor
-                | Class::Explain
-        );
-        for relation in relations {
-            if relation.location().is_some_and(|at| created.contains(&at)) {
-                continue;
-            }
-            let (schema, name) = (relation.text("schemaname"), relation.text("relname"));
-            let written = (!schema.is_empty()).then_some(schema);
-            match ground.catalog.resolve(written, name, self.judge.path()) {
-                Some(found) => {
-                    self.judge.system_relation(found)?;
-                    if strict {
-                        self.judge.code_behind(found, UseKind::Read)?;
-                    }
-                    self.system_columns(found)?;
-                    if written.is_none() && strict {
-                        self.shadowed(found)?;
-                    }
-                    touches |= ground.protected.contains_key(&found.oid);
-                }
-                None if strict => {
-                    return Err(missing(written, name, relation.location(), self.parsed));
-                }
-                None => {}
-            }
-        }
-        Ok(touches)
-    }
-
-    /// A name without a schema is looked up again by the server after it waited for a lock: it must not come to mean a protected relation
-    /// that stands further down the path. What is the session's own temporary table, nobody else can take away meanwhile.
-    fn shadowed(&self, found: &crate::catalog::Relation) -> Result<(), Refusal> {
-        let ground = self.judge.ground;
-        if found.temporary || ground.protected.contains_key(&found.oid) {
-            return Ok(());
-        }
-        let below = self
-            .judge
-            .path()
-            .iter()
-            .skip_while(|s| **s != found.name.schema)
-            .skip(1);
-        let hidden = below
-            .filter_map(|s| ground.catalog.relation(s, &found.name.name))
-            .find(|r| ground.protected.contains_key(&r.oid));
-        match hidden {
-            None => Ok(()),
-            Some(hidden) => Err(Refusal::unsupported(
-                "name-of-protected-relation",
-                format!(
-                    "\"{}\" without a schema could come to mean \"{}.{}\"",
-                    found.name.name, hidden.name.schema, hidden.name.name
-                ),
-                "write the schema before the name",
-            )),
-        }
-    }
-
-    /// Columns of the server's own catalog that hold secrets: neither their name nor `*` may stand in the statement, nor the relation's row.
-    fn system_columns(&self, relation: &crate::catalog::Relation) -> Result<(), Refusal> {
-        if self.judge.unrestricted {
-            return Ok(());
-        }
-        for (column, entry) in functions::BUILT_INS.columns(&relation.name.schema, &relation.name.name) {
-            let mut named = false;
-            let mut aliases: BTreeSet<&str> = BTreeSet::from([relation.name.name.as_str()]);
-            self.tree.walk(&mut |n| {
-                if n.kind() == "Alias" {
-                    aliases.insert(n.text("aliasname"));
-                    // A list of new names would hide the column's own.
-                    named |= !n.list("colnames").is_empty();
-                }
-                true
-            });
-            self.tree.walk(&mut |n| {
-                named |= match n.kind() {
-                    "AStar" => true,
-                    "ColumnRef" => {
-                        let fields = n.names("fields").unwrap_or_default();
-                        let last = fields.last().map(String::as_str);
-                        last == Some(column) || fields.len() == 1 && last.is_some_and(|f| aliases.contains(f))
-                    }
-                    "CopyStmt" => !n.field("relation").is_null(),
-                    _ => false,
-                };
-                !named
-            });
-            if named {
-                return Err(Refusal::denied(
-                    "system-column",
-                    format!(
-                        "permission denied for column \"{column}\" of relation \"{}\": it {}",
-                        relation.name.name, entry.reason
-                    ),
-                    "name the columns that you need; `*` and whole rows would show this one too",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Judges every function and operator named in the statement.
-    fn functions(&self) -> Result<(), Refusal> {
-        *self.judge.setting_row.borrow_mut() = self.setting_row();
-        let mut result = Ok(());
-        self.tree.walk(&mut |n| {
-            if result.is_err() {
-                return false;
-            }
-            match n.kind() {
-                "FuncCall" => {
-                    if let Some(name) = n.names("funcname") {
-                        result = self.judge.function(&name, n);
-                    }
-                }
-                kind if kind.starts_with("Json") || kind == "MergeSupportFunc" => {
-                    result = expression::NEWER_FORMS.iter().try_for_each(|name| self.form(name));
-                }
-                // `value.function` calls a function of one argument.
-                "ColumnRef" => {
-                    let fields = n.names("fields").unwrap_or_default();
-                    result = fields
-                        .iter()
-                        .zip(fields.iter().skip(1))
-                        .try_for_each(|(of, name)| self.attribute(Some(of), name));
-                }
-                "AIndirection" => {
-                    result = n
-                        .list("indirection")
-                        .iter()
-                        .try_for_each(|part| self.attribute(None, part.text("sval")));
-                }
-                "TypeName" => {
-                    if let Some((schema, name)) = n.names("names").as_deref().and_then(judge::split) {
-                        result = self.type_name(schema, name);
-                    }
-                }
-                "AExpr" | "SubLink" | "SortBy" | "CaseExpr" | "JoinExpr" => {
-                    result = operators(n).iter().try_for_each(|name| self.operator(name));
-                }
-                _ => {}
-            }
-            true
-        });
-        result
-    }
-
-    /// Where the statement reads `pg_settings` and nothing else: what its column `name` is. pg_settings does not list the settings that hold
-    /// the token's keys.
-    fn setting_row(&self) -> SettingRow {
-        let mut only = true;
-        let mut relation = None;
-        self.tree.walk(&mut |n| {
-            match n.kind() {
-                "RangeVar" if relation.is_none() => relation = Some(n),
-                "RangeVar" | "RangeSubselect" | "RangeFunction" | "RangeTableFunc" | "JsonTable" | "WithClause" => {
-                    only = false
-                }
-                _ => {}
-            }
-            true
-        });
-        let Some(relation) = relation.filter(|r| only && r.field("alias").list("colnames").is_empty()) else {
-            return SettingRow::None;
-        };
-        let schema = relation.text("schemaname");
-        let written = (!schema.is_empty()).then_some(schema);
-        let catalog = &self.judge.ground.catalog;
-        let found = catalog.resolve(written, relation.text("relname"), self.judge.path());
-        if !found.is_some_and(|r| r.name.schema == "pg_catalog" && r.name.name == "pg_settings") {
-            return SettingRow::None;
-        }
-        let condition = self.tree.field("where_clause");
-        let value = condition.field("rexpr");
-        let equals = condition.kind() == "AExpr"
-            && condition.names("name").is_some_and(|o| o == ["="])
-            && condition.field("lexpr").names("fields").is_some_and(|f| f == ["name"])
-            && value.kind() == "AConst";
-        if equals {
-            SettingRow::One(value.field("val").text("sval").to_owned())
-        } else {
-            SettingRow::Any
-        }
-    }
-
-    /// A form of the grammar that an older server reads as a call: a user function of that name is judged.
-    fn form(&self, name: &str) -> Result<(), Refusal> {
-        match self.judge.ground.reach.judge_call(None, name, self.judge.path()) {
-            functions::Call::User(functions::Verdict::Refused { reason, .. }) => Err(Refusal::denied(
-                "function-opaque",
-                format!("permission denied for function \"{name}\": {reason}"),
-                "query the relations directly, or ask the owners of the policy to trust the function",
-            )),
-            functions::Call::User(functions::Verdict::Safe)
-            | functions::Call::BuiltIn(_)
-            | functions::Call::Unknown => Ok(()),
-        }
-    }
-
-    /// A name behind a dot may call a function of one argument, where it is no column of what stands before the dot (`of`).
-    fn attribute(&self, of: Option<&str>, name: &str) -> Result<(), Refusal> {
-        let ground = self.judge.ground;
-        let denied = match ground.reach.judge_call(None, name, self.judge.path()) {
-            functions::Call::BuiltIn(entry) => entry.map(|e| e.reason.clone()),
-            functions::Call::User(functions::Verdict::Refused { reason, .. }) => Some(reason),
-            functions::Call::User(functions::Verdict::Safe) => {
-                *self.judge.user_function.borrow_mut() = true;
-                None
-            }
-            functions::Call::Unknown => None,
-        };
-        let Some(reason) = denied else { return Ok(()) };
-        if of.is_some_and(|of| self.has_column(of, name)) {
-            return Ok(());
-        }
-        Err(Refusal::denied(
-            "function-denied",
-            format!("permission denied for function \"{name}\": it {reason}"),
-            "call functions that work on their arguments alone",
-        ))
-    }
-
-    /// Whether `alias.column` can only mean a column: everything in the statement that has that alias is known to have the column.
-    fn has_column(&self, alias: &str, column: &str) -> bool {
-        let mut named: Vec<bool> = Vec::new();
-        let mut ctes: Vec<&Tree> = Vec::new();
-        self.tree.walk(&mut |n| {
-            if n.kind() == "CommonTableExpr" {
-                ctes.push(n);
-            }
-            true
-        });
-        self.tree.walk(&mut |n| {
-            let own = n.field("alias");
-            let renamed = own.names("colnames").unwrap_or_default().iter().any(|c| c == column);
-            match n.kind() {
-                "RangeVar" => {
-                    let shown = own.text("aliasname");
-                    let name = if shown.is_empty() { n.text("relname") } else { shown };
-                    // In INSERT, MERGE and RETURNING the target has these names too.
-                    let target = matches!(alias, "excluded" | "old" | "new") && named.is_empty();
-                    if alias == name || alias == n.text("schemaname") || target {
-                        let of =
-                            |cte: &&Tree| n.text("schemaname").is_empty() && cte.text("ctename") == n.text("relname");
-                        let mut of = ctes.iter().copied().filter(of).peekable();
-                        let has = if of.peek().is_some() {
-                            of.all(|cte| cte_gives(cte, column))
-                        } else {
-                            let schema = n.text("schemaname");
-                            let written = (!schema.is_empty()).then_some(schema);
-                            let catalog = &self.judge.ground.catalog;
-                            let found = catalog.resolve(written, n.text("relname"), self.judge.path());
-                            found.is_some_and(|r| r.column(column).is_some())
-                        };
-                        named.push(has || renamed);
-                    }
-                }
-                "RangeSubselect" if own.text("aliasname") == alias => {
-                    named.push(renamed || gives(n.field("subquery"), column));
-                }
-                "RangeFunction" | "RangeTableFunc" | "JsonTable" if own.text("aliasname") == alias => {
-                    let defined = ["coldeflist", "columns"].iter().flat_map(|f| n.list(f));
-                    let mut defined = defined.map(|c| [c.text("colname"), c.text("name")]);
-                    named.push(renamed || defined.any(|names| names.contains(&column)));
-                }
-                "JoinExpr"
-                    if own.text("aliasname") == alias || n.field("join_using_alias").text("aliasname") == alias =>
-                {
-                    named.push(renamed);
-                }
-                _ => {}
-            }
-            true
-        });
-        !named.is_empty() && named.iter().all(|has| *has)
-    }
-
-    /// A type whose casts or checks call a user function.
-    fn type_name(&self, schema: Option<&str>, name: &str) -> Result<(), Refusal> {
-        let (ground, path) = (self.judge.ground, self.judge.path());
-        if ground.reach.changers().type_name(schema, name, path) {
-            return Err(judge::type_changes_settings(&format!("type \"{name}\"")));
-        }
-        match ground.reach.code_behind_type(&ground.catalog, schema, name, path) {
-            None => Ok(()),
-            Some(reason) => Err(judge::type_opaque(name, reason)),
-        }
-    }
-
-    fn operator(&self, name: &[String]) -> Result<(), Refusal> {
-        let Some((written, name)) = judge::split(name) else {
-            return Ok(());
-        };
-        let (ground, path) = (self.judge.ground, self.judge.path());
-        let change = ground.reach.changers().operator(written, name, path);
-        self.judge.changed_by(change, || format!("operator {name}"))?;
-        let operators = ground.catalog.operators.get(name).into_iter().flatten();
-        for operator in operators.filter(|o| in_reach(&o.schema, written, path)) {
-            let (schema, function) = &operator.function;
-            if let functions::Call::User(functions::Verdict::Refused { reason, .. }) =
-                ground.reach.judge_call(Some(schema), function, path)
-            {
-                return Err(Refusal::denied(
-                    "operator-opaque",
-                    format!("permission denied for operator {name}: its function \"{schema}.{function}\" {reason}"),
-                    "write OPERATOR(pg_catalog.…) or use another expression",
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// A statement that may not contain names that Menshen keeps for itself.
     fn reserved_names(&self) -> Result<(), Refusal> {
         let text = self.parsed.slice(self.range.0, self.range.1);
@@ -777,95 +353,6 @@ impl Subject<'_> {
     }
 }
 
-/// Names of the operators that a node applies: as written, and those that the grammar implies.
-fn operators(node: &Tree) -> Vec<Vec<String>> {
-    let mut all = implied(node);
-    all.extend(
-        ["name", "oper_name", "use_op"]
-            .iter()
-            .filter_map(|field| node.names(field)),
-    );
-    all
-}
-
-/// Operators that the grammar implies where the text names none.
-fn implied(node: &Tree) -> Vec<Vec<String>> {
-    let names: &[&str] = match node.kind() {
-        "CaseExpr" if !node.field("arg").is_null() => &["="],
-        "JoinExpr" if node.flag("is_natural") || !node.list("using_clause").is_empty() => &["="],
-        "SubLink" if !node.field("testexpr").is_null() && node.list("oper_name").is_empty() => &["="],
-        "AExpr"
-            if node
-                .names("name")
-                .is_some_and(|n| n.iter().any(|n| n.contains("BETWEEN"))) =>
-        {
-            &[">=", "<=", "<", ">"]
-        }
-        _ => &[],
-    };
-    names.iter().map(|name| vec![(*name).to_owned()]).collect()
-}
-
-/// Whether a query has an output column of that name, by the names that are written.
-fn gives(query: &Tree, column: &str) -> bool {
-    if !query.field("larg").is_null() {
-        return gives(query.field("larg"), column);
-    }
-    let returning = query.field("returning_clause");
-    let targets = query.list("target_list").iter().chain(returning.list("exprs"));
-    targets.into_iter().any(|target| {
-        let name = target.text("name");
-        let fields = target.field("val").names("fields").unwrap_or_default();
-        if name.is_empty() {
-            fields.last().is_some_and(|f| f == column)
-        } else {
-            name == column
-        }
-    })
-}
-
-fn cte_gives(cte: &Tree, column: &str) -> bool {
-    let renamed = cte.names("aliascolnames").unwrap_or_default();
-    renamed.iter().any(|c| c == column) || gives(cte.field("ctequery"), column)
-}
-
-/// Every relation that a statement names, but for references to its common table expressions: a name of WITH stands for itself only
-/// where PostgreSQL would take it so, in what follows it and in the statement it belongs to.
-fn named_relations<'t>(tree: &'t Tree, ctes: &mut Vec<&'t str>, into: &mut Vec<&'t Tree>) {
-    match tree.kind() {
-        "RangeVar" => {
-            let hidden = tree.text("schemaname").is_empty() && ctes.contains(&tree.text("relname"));
-            if !hidden {
-                into.push(tree);
-            }
-            return;
-        }
-        // It names aliases.
-        "LockingClause" => return,
-        _ => {}
-    }
-    let outer = ctes.len();
-    let with = tree.field("with_clause");
-    if with.flag("recursive") {
-        ctes.extend(with.list("ctes").iter().map(|c| c.text("ctename")));
-    }
-    for cte in with.list("ctes") {
-        named_relations(cte, ctes, into);
-        ctes.push(cte.text("ctename"));
-    }
-    for child in tree.children() {
-        // What is written to is never a common table expression.
-        let target = matches!(tree.kind(), "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt")
-            && std::ptr::eq(child, tree.field("relation"));
-        if target {
-            into.push(child);
-        } else if !std::ptr::eq(child, with) {
-            named_relations(child, ctes, into);
-        }
-    }
-    ctes.truncate(outer);
-}
-
 /// The bytes of a statement, without the blanks and comments before it.
 fn range_of(raw: &Tree, parsed: &Parsed) -> Result<(usize, usize), Refusal> {
     let bad = || {
@@ -888,126 +375,6 @@ fn range_of(raw: &Tree, parsed: &Parsed) -> Result<(usize, usize), Refusal> {
         return Err(bad());
     }
     Ok((first, end))
-}
-
-/// Asks the second reader; says what it said.
-fn witness(parsed: &Parsed, judge: &Judge<'_>) -> Result<&'static str, Refusal> {
-    let accounted = account(parsed, judge);
-    match witness::object(&parsed.text, &accounted) {
-        witness::Testimony::Agrees => Ok("agrees"),
-        witness::Testimony::Abstains(cause) => Ok(cause.label()),
-        witness::Testimony::Objects(objections) => {
-            let names: Vec<String> = objections.iter().map(ToString::to_string).collect();
-            Err(Refusal {
-                sqlstate: "0A000",
-                rule: "guards-disagree",
-                message: format!("the two guards read this statement differently ({})", names.join("; ")),
-                hint: "write the statement in a plainer form; the security team has been told".into(),
-                position: None,
-                incident: true,
-            })
-        }
-    }
-}
-
-/// Everything the first guard saw, by kind of name.
-fn account(parsed: &Parsed, judge: &Judge<'_>) -> witness::Accounted {
-    let mut seen = witness::Accounted {
-        statements: parsed.statements.len(),
-        ..Default::default()
-    };
-    seen.functions.extend(judge.functions.borrow().iter().cloned());
-    account_trees(parsed, &mut seen);
-    seen
-}
-
-fn account_trees(parsed: &Parsed, seen: &mut witness::Accounted) {
-    for statement in &parsed.statements {
-        statement.walk(&mut |n| {
-            match n.kind() {
-                "RangeVar" => {
-                    let parts = [n.text("catalogname"), n.text("schemaname"), n.text("relname")];
-                    seen.relations.insert(
-                        parts
-                            .iter()
-                            .filter(|p| !p.is_empty())
-                            .map(|p| (*p).to_owned())
-                            .collect(),
-                    );
-                    return true;
-                }
-                "CommonTableExpr" => {
-                    seen.ctes.insert(n.text("ctename").to_owned());
-                }
-                "Alias" => {
-                    seen.aliases.insert(n.text("aliasname").to_owned());
-                }
-                "FuncCall" => {
-                    seen.functions.extend(n.names("funcname"));
-                }
-                // The witness takes some sampling methods for functions, which they are.
-                "RangeTableSample" => {
-                    seen.functions.extend(n.names("method"));
-                }
-                "ColumnRef" => {
-                    seen.columns.extend(n.names("fields").into_iter().flatten());
-                }
-                // Inside GROUPING SETS these are functions to the witness. There are functions of such names, too: elsewhere they count.
-                "GroupingSet" => {
-                    for form in ["rollup", "cube"] {
-                        seen.functions.insert(vec![form.to_owned()]);
-                        seen.other_names.insert(form.to_owned());
-                    }
-                }
-                _ => {}
-            }
-            texts(n, &mut seen.other_names);
-            true
-        });
-    }
-    // `SET a.b` is one name to PostgreSQL and two to the witness.
-    let parts: Vec<String> = seen
-        .other_names
-        .iter()
-        .flat_map(|n| n.split('.').map(str::to_owned))
-        .collect();
-    seen.other_names.extend(parts);
-    seen.names_matter = parsed.classes.iter().all(|class| {
-        matches!(
-            class,
-            Class::Query | Class::Insert | Class::Modify | Class::Prepare | Class::Execute | Class::Explain
-        )
-    });
-}
-
-fn texts(node: &Tree, into: &mut BTreeSet<String>) {
-    if let Tree::Node(_, fields) = node {
-        for (_, value) in fields {
-            if let Tree::Text(text) = value
-                && !text.is_empty()
-            {
-                into.insert(text.clone());
-            }
-        }
-    }
-}
-
-fn missing(schema: Option<&str>, name: &str, location: Option<usize>, parsed: &Parsed) -> Verdict {
-    let full = schema.map_or_else(|| name.to_owned(), |s| format!("{s}.{name}"));
-    let position = location
-        .and_then(|at| parsed.text.get(..at))
-        .and_then(|before| u32::try_from(before.chars().count() + 1).ok());
-    Verdict::Missing {
-        names: BTreeSet::from([full.clone()]),
-        otherwise: Refusal {
-            sqlstate: "42P01",
-            rule: "relation-unknown",
-            message: format!("relation \"{full}\" does not exist"),
-            hint: "check the name and search_path".into(),
-            position,
-            incident: false,
-        },
-    }
 }
 
 fn one_statement() -> Refusal {

@@ -93,8 +93,8 @@ fn kept_by_the_way(subject: &Subject<'_>, tree: &Tree, walk: &Walk<'_>) -> Resul
     tree.walk(&mut |n| {
         // What an expression names itself is followed to its values.
         let names = match n.kind() {
-            "SubLink" | "SortBy" | "CaseExpr" | "JoinExpr" => super::operators(n),
-            "AExpr" => super::implied(n),
+            "SubLink" | "SortBy" | "CaseExpr" | "JoinExpr" => super::calls::operators(n),
+            "AExpr" => super::calls::implied(n),
             _ => Vec::new(),
         };
         let found = names

@@ -107,6 +107,7 @@ fn by_itself(function: &Function, words: &Words) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::function;
     use super::*;
 
     #[test]
@@ -132,14 +133,7 @@ mod tests {
         for (oid, (name, language, body)) in (20_000..).zip(bodies) {
             let function = Function {
                 oid,
-                schema: "public".into(),
-                name: name.into(),
-                language: language.into(),
-                body: body.into(),
-                kind: 'f',
-                support: vec![],
-                extension: None,
-                settings: vec![],
+                ..function(name, language, body)
             };
             catalog.functions.entry(name.into()).or_default().push(function);
         }

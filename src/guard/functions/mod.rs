@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::catalog::{Catalog, Function, RelationName};
 
-    fn function(name: &str, language: &str, body: &str) -> Function {
+    pub(super) fn function(name: &str, language: &str, body: &str) -> Function {
         Function {
             oid: 20000,
             schema: "public".into(),

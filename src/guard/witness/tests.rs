@@ -8,7 +8,7 @@ fn account(sql: &str) -> Accounted {
         statements: parsed.statements.len(),
         ..Default::default()
     };
-    super::super::account_trees(&parsed, &mut seen);
+    super::super::testimony::account_trees(&parsed, &mut seen);
     seen
 }
 
@@ -204,7 +204,7 @@ fn blinded(sql: &str, kind: &str) -> Accounted {
         statements: parsed.statements.len(),
         ..Default::default()
     };
-    super::super::account_trees(&parsed, &mut seen);
+    super::super::testimony::account_trees(&parsed, &mut seen);
     seen
 }
 
