@@ -83,14 +83,7 @@ impl Session {
                 self.send_server(frame.bytes);
                 Taken::Done
             }
-            b'F' => {
-                self.refuse_query(Refusal::unsupported(
-                    "function-call",
-                    "Menshen does not pass the function-call message",
-                    "call the function in a SELECT",
-                ));
-                Taken::Done
-            }
+            b'F' => self.function_call(frame, now),
             // CopyData, CopyDone, CopyFail: outside of COPY the server ignores them.
             b'd' | b'c' | b'f' => {
                 self.send_server(frame.bytes);
@@ -155,6 +148,7 @@ impl Session {
             .map(|s| self.running_of(Arc::clone(s), &charge))
             .collect();
         self.owed.push_back(Owed::Query {
+            call: false,
             running,
             at: 0,
             stopped: false,
@@ -483,7 +477,7 @@ impl Session {
     }
 
     /// A statement that is about to run.
-    fn running_of(&mut self, plan: Arc<StatementPlan>, charge: &Arc<Charge>) -> Running {
+    pub(super) fn running_of(&mut self, plan: Arc<StatementPlan>, charge: &Arc<Charge>) -> Running {
         self.transaction_scrub |= plan.scrub && plan.kind_writes();
         let settles = plan.ends_transaction && (self.transaction_changed || self.transaction_ddl);
         Running {

@@ -229,7 +229,9 @@ impl Session {
                 )
             });
         }
-        let plain = self.encoding == "UTF8" || self.encoding == "SQL_ASCII";
+        // The server takes, and reports, any of an encoding's names in any spelling.
+        let name: String = self.encoding.chars().filter(char::is_ascii_alphanumeric).collect();
+        let plain = matches!(name.as_str(), "UTF8" | "UNICODE" | "SQLASCII");
         if !plain && !text.is_ascii() {
             return Err(Refusal::unsupported(
                 "client-encoding",
@@ -281,7 +283,7 @@ impl Session {
         self.end_of_questions();
     }
 
-    fn ask(&mut self, name: &str, text: &str, question: Question) {
+    pub(super) fn ask(&mut self, name: &str, text: &str, question: Question) {
         for part in [
             message::parse(name, text, &[]),
             message::bind_plain(name, name),
@@ -299,7 +301,7 @@ impl Session {
         });
     }
 
-    fn end_of_questions(&mut self) {
+    pub(super) fn end_of_questions(&mut self) {
         if self.pipeline {
             self.send_server(message::flush());
         } else {
@@ -336,6 +338,16 @@ impl Session {
                 );
                 self.own_ground = Some(Arc::new(ground));
                 self.own_stale = false;
+            }
+            Question::Function(oid) => {
+                let names = values.and_then(|v| match v.as_slice() {
+                    [Some(schema), Some(name)] => Some((schema.clone(), name.clone())),
+                    _ => None,
+                });
+                self.function = Some((oid, names));
+                if self.hold == Some(Hold::Probe) {
+                    self.hold = None;
+                }
             }
             Question::PathBack => {
                 if self.hold == Some(Hold::Probe) {

@@ -6,6 +6,7 @@
 //!
 //! What is not understood closes the session (08P01): a reply that nobody is owed, a message out of turn.
 
+mod call;
 mod client;
 mod judging;
 pub mod notes;
@@ -147,6 +148,8 @@ pub struct Session {
     server: VecDeque<Frame>,
     owed: VecDeque<Owed>,
     hold: Option<Hold>,
+    /// Schema and name of the function that the FunctionCall at the front names by number; `None` inside: there is none.
+    function: Option<call::Named>,
     known: Option<Known>,
     stale: bool,
     /// In the open transaction something may have changed settings.

@@ -120,6 +120,8 @@ pub(super) enum Question {
     Catalog,
     /// Sets `search_path` back; the catalog has been read.
     PathBack,
+    /// Schema and name of the function with this number.
+    Function(u32),
 }
 
 /// What is expected next from the server.
@@ -159,8 +161,9 @@ pub(super) enum Owed {
     },
     /// ReadyForQuery after a Sync. `own`: not the client's. `settles`: it may end a transaction that has changed settings or the catalog.
     Sync { own: bool, settles: bool },
-    /// Everything up to ReadyForQuery, for the statements of a Query.
+    /// Everything up to ReadyForQuery, for the statements of a Query. `call`: for a FunctionCall, whose end is its response.
     Query {
+        call: bool,
         running: Vec<Running>,
         at: usize,
         stopped: bool,

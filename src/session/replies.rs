@@ -45,14 +45,15 @@ impl Session {
             b'T' => self.row_description(frame),
             b'n' => self.no_data(frame),
             b'D' => self.data_row(frame, now),
-            b'C' => self.command_complete(frame, now),
+            // CommandComplete, FunctionCallResponse, EmptyQueryResponse.
+            b'C' | b'V' => self.command_complete(frame, now),
             b'I' => self.command_complete(frame, now),
             b's' => self.portal_suspended(frame),
             b'E' => self.error_response(frame),
             b'Z' => self.ready_for_query(frame),
             // CopyInResponse, CopyOutResponse, CopyData, CopyDone.
             b'G' | b'H' | b'd' | b'c' => self.copy(frame, now),
-            // CopyBothResponse, FunctionCallResponse, Authentication, BackendKeyData, NegotiateProtocolVersion: not now.
+            // CopyBothResponse, Authentication, BackendKeyData, NegotiateProtocolVersion: not now.
             other => self.violation(&format!(
                 "server message of type {:?} that nobody is owed",
                 char::from(other)
@@ -324,6 +325,7 @@ impl Session {
 
     fn command_complete(&mut self, frame: Frame, now: Timestamp) {
         match self.owed.front_mut() {
+            Some(Owed::Execute { .. } | Owed::Probe { .. }) if frame.kind == b'V' => self.unowed(&frame),
             Some(Owed::Execute { .. }) => {
                 if let Some(Owed::Execute {
                     running,
@@ -343,6 +345,7 @@ impl Session {
                 }
             }
             Some(Owed::Query { stopped: true, .. }) => {}
+            Some(Owed::Query { call, .. }) if *call != (frame.kind == b'V') => self.unowed(&frame),
             Some(Owed::Query {
                 running, at, prepared, ..
             }) => {

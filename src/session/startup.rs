@@ -191,6 +191,7 @@ impl Session {
             server: VecDeque::new(),
             owed: VecDeque::new(),
             hold: None,
+            function: None,
             known: None,
             stale: true,
             server_negotiated: false,

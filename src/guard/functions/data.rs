@@ -19,10 +19,7 @@ impl Entry {
     /// Whether it could return rows of protected relations, which then nobody would count.
     #[must_use]
     pub fn reads_relations(&self) -> bool {
-        matches!(
-            self.class.as_str(),
-            "runs-sql-text" | "reads-relations" | "reads-files" | "reads-large-objects"
-        )
+        matches!(self.class.as_str(), "runs-sql-text" | "reads-relations" | "reads-files")
     }
 }
 
