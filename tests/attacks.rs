@@ -195,6 +195,7 @@ fn every_known_bypass_is_tried() {
         include_str!("lifecycle.rs"),
         include_str!("limits.rs"),
         include_str!("masks.rs"),
+        include_str!("memory.rs"),
         include_str!("modify.rs"),
         include_str!("oracle.rs"),
         include_str!("people.rs"),
@@ -205,6 +206,7 @@ fn every_known_bypass_is_tried() {
         include_str!("strings.rs"),
         include_str!("versions.rs"),
         include_str!("sqlsmith.rs"),
+        include_str!("timeouts.rs"),
         include_str!("tls.rs"),
         include_str!("wire.rs"),
     ];

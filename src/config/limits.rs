@@ -22,6 +22,16 @@ pub struct Limits {
     pub startup: Duration,
     /// `shutdown_seconds_max`: how long transactions may go on after SIGTERM. Reloadable. *Default: 60*
     pub shutdown: Duration,
+    /// `idle_seconds_max`: outside of a transaction, as `idle_session_timeout`. *Default: none*
+    pub idle: Option<Duration>,
+    /// `idle_in_transaction_seconds_max`, as `idle_in_transaction_session_timeout`. *Default: none*
+    pub idle_in_transaction: Option<Duration>,
+    /// `statement_seconds_max`, as `statement_timeout`. *Default: none*
+    pub statement: Option<Duration>,
+    /// `client_write_seconds_max`: bytes wait for a client that takes none. *Default: none*
+    pub client_write: Option<Duration>,
+    /// `client_message_seconds_max`: part of a message has come, and no more of it. *Default: 60*
+    pub client_message: Option<Duration>,
     /// `keepalive_seconds`: silence on a client's connection before TCP asks whether the peer is there. *Default: 60; 0: never*
     pub keepalive: Option<Duration>,
     /// `keepalive_interval_seconds`: between such questions. *Default: 10*
@@ -43,6 +53,11 @@ impl Default for Limits {
             sessions_per_address_max: None,
             startup: Duration::from_secs(60),
             shutdown: Duration::from_secs(60),
+            idle: None,
+            idle_in_transaction: None,
+            statement: None,
+            client_write: None,
+            client_message: Some(Duration::from_secs(60)),
             keepalive: Some(Duration::from_secs(60)),
             keepalive_interval: Duration::from_secs(10),
             keepalive_probes: 6,
@@ -64,6 +79,11 @@ impl Limits {
         count(self.sessions_per_address_max, "per address");
         let mut time = |d: Option<Duration>, what: &str| parts.extend(d.map(|d| format!("{what} {} s", d.as_secs())));
         time(Some(self.startup), "start-up");
+        time(self.idle, "idle");
+        time(self.idle_in_transaction, "idle in transaction");
+        time(self.statement, "statement");
+        time(self.client_write, "client write");
+        time(self.client_message, "client message");
         format!("limits: {}", parts.join(", "))
     }
 }
@@ -86,6 +106,11 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Limits {
             "sessions_per_address_max",
             "startup_seconds_max",
             "shutdown_seconds_max",
+            "idle_seconds_max",
+            "idle_in_transaction_seconds_max",
+            "statement_seconds_max",
+            "client_write_seconds_max",
+            "client_message_seconds_max",
             "keepalive_seconds",
             "keepalive_interval_seconds",
             "keepalive_probes",
@@ -112,6 +137,11 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Limits {
         let found = bounded(reader, &section, key, default, 0, 30 * DAY);
         (found > 0).then(|| Duration::from_secs(found))
     };
+    limits.idle = seconds("idle_seconds_max", limits.idle);
+    limits.idle_in_transaction = seconds("idle_in_transaction_seconds_max", limits.idle_in_transaction);
+    limits.statement = seconds("statement_seconds_max", limits.statement);
+    limits.client_write = seconds("client_write_seconds_max", limits.client_write);
+    limits.client_message = seconds("client_message_seconds_max", limits.client_message);
     limits.keepalive = seconds("keepalive_seconds", limits.keepalive);
     limits.tcp_user_timeout = seconds("tcp_user_timeout_seconds", limits.tcp_user_timeout);
     // The kernel's own bounds.

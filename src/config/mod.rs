@@ -112,19 +112,10 @@ impl Config {
     pub fn changed(&self, new: &Self) -> Vec<(&'static str, bool)> {
         // Patterns have no equality, but they are shown as they were written.
         let channel = |config: &Self| format!("{:?}", config.channel);
-        let limits = limits::Limits {
-            shutdown: new.limits.shutdown,
-            ..self.limits.clone()
-        };
         let parts = [
             ("upstream", self.upstream != new.upstream, true),
             ("tls, access, proxy_protocol", channel(self) != channel(new), true),
-            (
-                "limits.shutdown_seconds_max",
-                self.limits.shutdown != new.limits.shutdown,
-                true,
-            ),
-            ("limits", limits != new.limits, false),
+            ("limits", self.limits != new.limits, true),
             ("listen", self.listen != new.listen, false),
             ("policy", self.policy != new.policy, false),
             ("key_file", self.key_file != new.key_file, false),

@@ -6,27 +6,29 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
+use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::access::{self, Visitor};
 use super::cancel;
 use super::census::Seat;
 use super::drain::{self, Stage, Watch};
 use super::greeting::{self, Greeted, turn_away};
+use super::inbox::{self, Inbox};
 use super::keeper::Keeper;
+use super::patience::{Expiry, Patience};
 use super::shared::Shared;
 use super::stream::Stream;
 use super::upstream::{Opened, Place};
 use crate::config::limits::Limits;
 use crate::ledger::{ChargeRequest, Charged, LedgerError};
-use crate::session::{self, Action, Session};
+use crate::session::{self, Action, Activity, Session};
 use crate::wire::{Refusal, message};
 
-const BUFFER_BYTES: usize = 64 * 1024;
 /// What may wait to be taken by one side before no more is read for it.
-const PENDING_BYTES_MAX: usize = 1024 * 1024;
+const PENDING_BYTES_MAX: usize = 256 * 1024;
 /// Client bytes at hand from which on judging them could take long.
 const LONG_BYTES: usize = 2048;
 
@@ -44,18 +46,20 @@ pub(super) fn failure(sqlstate: &'static str, rule: &'static str, message: Strin
 /// Serves one connection to its end.
 pub async fn run(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, mut seat: Seat, stage: Watch) {
     let _slower = tcp.set_nodelay(true);
-    if let Err(e) = keep_alive(&tcp, &shared.config.limits) {
+    let limits = shared.live.load().limits.clone();
+    if let Err(e) = keep_alive(&tcp, &limits) {
         tracing::debug!(%peer, "TCP keepalive: {e}");
     }
+    let ends = Instant::now() + limits.startup;
     let greeted = greeting::greet(&shared, tcp, peer, &mut seat);
     let greeted = tokio::select! {
-        greeted = tokio::time::timeout(shared.config.limits.startup, greeted) => greeted,
+        greeted = tokio::time::timeout_at(ends, greeted) => greeted,
         () = drain::too_late_to_greet(stage.clone()) => return,
     };
     let stopping = *stage.borrow() > Stage::Serving;
     match greeted {
         Ok(Ok(Some(greeted))) if stopping => turn_away(greeted.client, &drain::not_now()).await,
-        Ok(Ok(Some(greeted))) => serve(shared, greeted, seat, stage).await,
+        Ok(Ok(Some(greeted))) => serve(shared, greeted, seat, ends, stage).await,
         Ok(Ok(None)) => {}
         Ok(Err(e)) => tracing::debug!(%peer, "start-up failed: {e}"),
         Err(_) => tracing::debug!(%peer, "start-up took too long"),
@@ -80,7 +84,8 @@ fn keep_alive(tcp: &TcpStream, limits: &Limits) -> std::io::Result<()> {
 
 /// What comes back to the session from work done elsewhere.
 enum Back {
-    Charged(Result<Charged, LedgerError>),
+    /// Boxed: a channel allocates room for many of these, which every idle session would pay for.
+    Charged(Box<Result<Charged, LedgerError>>),
     Refreshed,
     Cancelled,
 }
@@ -100,7 +105,7 @@ pub(super) struct Connection {
     closing: bool,
 }
 
-async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stage: Watch) {
+async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_ends: Instant, mut stage: Watch) {
     let Greeted {
         mut client,
         body,
@@ -111,8 +116,10 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stage:
         Err(refusal) => return turn_away(client, &refusal).await,
     };
     let (login, database) = (startup.login(), startup.database());
-    let admitted = access::judge(&shared.gate.load().channel, &visitor, login, database)
-        .and_then(|()| seat.of(login, &shared.config.limits));
+    // Those of now: a reload counts for whoever comes after it.
+    let limits = shared.live.load().limits.clone();
+    let admitted =
+        access::judge(&shared.gate.load().channel, &visitor, login, database).and_then(|()| seat.of(login, &limits));
     if let Err(refusal) = admitted {
         tracing::warn!(address = %visitor.address, login, database, "connection refused: {}", refusal.message);
         shared.audit_refused(&visitor, Some((login, database)), &refusal);
@@ -127,14 +134,15 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stage:
         address: Some(visitor.address.ip().to_canonical()),
         token_key: shared.token_key,
         nonce: hex::encode(nonce),
-        statement_bytes_max: shared.config.limits.statement_bytes_max,
+        statement_bytes_max: limits.statement_bytes_max,
     };
     let id = settings.id;
     let (mut session, startup) = Session::new(&startup, settings);
     let upstreams = shared.upstreams.load_full();
-    let opened = match upstreams.open(&startup).await {
-        Ok(opened) => opened,
-        Err(why) => {
+    let opened = match tokio::time::timeout_at(startup_ends, upstreams.open(&startup)).await {
+        Err(_) => return turn_away(client, &Expiry::Startup.refusal()).await,
+        Ok(Ok(opened)) => opened,
+        Ok(Err(why)) => {
             let unreachable = failure("08001", "upstream", why.to_owned());
             let _gone = client.write_all(&message::error(&unreachable, "FATAL")).await;
             return;
@@ -163,19 +171,24 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stage:
         back,
         closing: false,
     };
-    let (mut from_client, mut from_server) = (BytesMut::with_capacity(BUFFER_BYTES), answer);
-    let actions = connection.session.server_bytes(&mut from_server, Timestamp::now());
+    let (mut from_client, mut from_server) = (Inbox::new(BytesMut::new()), Inbox::new(answer));
+    let actions = connection
+        .session
+        .server_bytes(&mut from_server.bytes, Timestamp::now());
     connection.perform(actions).await;
     // Each side is read while the other is written to: a client that sends and reads at the same time (a pipeline) would otherwise wait for
     // a server that waits for it. What a slow side has not taken bounds what is read for it.
     let (mut client_reads, mut client_writes) = tokio::io::split(client);
     let (mut server_reads, mut server_writes) = tokio::io::split(server);
     let (mut client_unflushed, mut server_unflushed, mut server_takes) = (false, false, true);
+    let mut patience = Patience::new(startup_ends, Instant::now());
+    let alarm = tokio::time::sleep_until(startup_ends);
+    tokio::pin!(alarm);
     let mut reason = "the client closed the connection";
     while !connection.closing {
         let now = *stage.borrow_and_update();
         match now {
-            Stage::Draining if connection.session.is_idle() && from_client.is_empty() => {
+            Stage::Draining if connection.session.is_idle() && from_client.bytes.is_empty() => {
                 connection.farewell();
                 reason = "Menshen is shutting down";
                 break;
@@ -188,12 +201,29 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stage:
             }
             Stage::Serving | Stage::Draining => {}
         }
-        from_client.reserve(BUFFER_BYTES);
-        from_server.reserve(BUFFER_BYTES);
+        let activity = connection.session.activity();
+        if matches!(activity, Activity::Idle | Activity::IdleInTransaction) {
+            // Most sessions do nothing most of the time: that must cost next to nothing.
+            connection.session.rest();
+            from_client.rest();
+            from_server.rest();
+            inbox::rest(&mut connection.to_client);
+            inbox::rest(&mut connection.to_server);
+        }
         let to_server = server_takes && (server_unflushed || !connection.to_server.is_empty());
         let to_client = client_unflushed || !connection.to_client.is_empty();
         let room_for_client = connection.to_server.len() < PENDING_BYTES_MAX;
         let room_for_server = connection.to_client.len() < PENDING_BYTES_MAX;
+        let reads_client = connection.session.wants_client() && room_for_client;
+        let half = reads_client && !from_client.bytes.is_empty();
+        patience.observe(activity, half, to_client, Instant::now());
+        let due = patience.next(&limits);
+        // The alarm may go off early: it is moved only where it would be late.
+        if let Some((at, _)) = due
+            && at < alarm.deadline()
+        {
+            alarm.as_mut().reset(at);
+        }
         let actions = tokio::select! {
             biased;
             sent = send(&mut server_writes, &mut connection.to_server, &mut server_unflushed), if to_server => {
@@ -206,32 +236,48 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, mut stage:
                 continue;
             }
             sent = send(&mut client_writes, &mut connection.to_client, &mut client_unflushed), if to_client => match sent {
-                Ok(()) => continue,
+                Ok(()) => {
+                    patience.client_took();
+                    continue;
+                }
                 Err(_) => break,
             },
             back = returns.recv() => match back {
-                Some(Back::Charged(result)) => connection.session.charged(result, Timestamp::now()),
+                Some(Back::Charged(result)) => connection.session.charged(*result, Timestamp::now()),
                 Some(Back::Refreshed) => connection.session.refreshed(Timestamp::now()),
                 Some(Back::Cancelled) => connection.session.cancelled(Timestamp::now()),
                 None => break,
             },
             _ = stage.changed() => continue,
-            read = server_reads.read_buf(&mut from_server), if connection.session.wants_server() && room_for_server => match read {
+            read = from_server.fill(&mut server_reads), if connection.session.wants_server() && room_for_server => match read {
                 Ok(0) | Err(_) => {
                     let lost = failure("08006", "upstream-lost", "the connection to the database server was lost".to_owned());
                     connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));
                     reason = "the connection to the database server was lost";
                     break;
                 }
-                Ok(_) => connection.session.server_bytes(&mut from_server, Timestamp::now()),
+                Ok(_) => connection.session.server_bytes(&mut from_server.bytes, Timestamp::now()),
             },
-            read = client_reads.read_buf(&mut from_client), if connection.session.wants_client() && room_for_client => match read {
+            read = from_client.fill(&mut client_reads), if reads_client => match read {
                 Ok(0) | Err(_) => break,
-                // Judging long texts takes its time: others must not wait for it.
-                Ok(_) if from_client.len() >= LONG_BYTES => {
-                    tokio::task::block_in_place(|| connection.session.client_bytes(&mut from_client, Timestamp::now()))
+                Ok(_) => {
+                    let before = from_client.bytes.len();
+                    let mut judge = || connection.session.client_bytes(&mut from_client.bytes, Timestamp::now());
+                    // Judging long texts takes its time: others must not wait for it.
+                    let actions = if before >= LONG_BYTES { tokio::task::block_in_place(judge) } else { judge() };
+                    patience.client_sent(from_client.bytes.len() < before, Instant::now());
+                    actions
                 }
-                Ok(_) => connection.session.client_bytes(&mut from_client, Timestamp::now()),
+            },
+            () = &mut alarm, if due.is_some() => match due {
+                Some((at, expiry)) if at <= Instant::now() => {
+                    connection.late(expiry, &mut patience)
+                }
+                Some((at, _)) => {
+                    alarm.as_mut().reset(at);
+                    continue;
+                }
+                None => continue,
             },
         };
         connection.perform(actions).await;
@@ -286,12 +332,22 @@ impl Connection {
         }
     }
 
+    /// Something has lasted too long.
+    fn late(&mut self, expiry: Expiry, patience: &mut Patience) -> Vec<Action> {
+        tracing::info!(session = self.id, ?expiry, "timed out");
+        if expiry == Expiry::Statement {
+            patience.cancelled(Instant::now());
+            return self.session.expire();
+        }
+        self.session.shed(&expiry.refusal())
+    }
+
     async fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::ToClient(bytes) => self.to_client.extend_from_slice(&bytes),
                 Action::ToServer(bytes) => self.to_server.extend_from_slice(&bytes),
-                Action::Charge(request) => self.charge(request),
+                Action::Charge(request) => self.charge(*request),
                 Action::CatalogChanged => {
                     if let Some(keeper) = &self.keeper {
                         keeper.changed();
@@ -310,7 +366,7 @@ impl Connection {
                     self.key = Some(key);
                 }
                 Action::Note(note) => {
-                    if !self.note(note) {
+                    if !self.note(*note) {
                         return;
                     }
                 }
@@ -357,7 +413,7 @@ impl Connection {
                     estimated: 0,
                 }),
             };
-            let _gone = back.send(Back::Charged(result));
+            let _gone = back.send(Back::Charged(Box::new(result)));
         });
     }
 

@@ -86,7 +86,7 @@ pub async fn greet(
         }
         (false, [_]) => {}
     }
-    if let Err(refusal) = seat.from(visitor.address.ip().to_canonical(), &shared.config.limits) {
+    if let Err(refusal) = seat.from(visitor.address.ip().to_canonical(), &shared.live.load().limits) {
         let why = refusal.message.clone();
         tracing::warn!(address = %visitor.address, "{why}; connection refused");
         turn_away(Stream::Plain(tcp), &refusal).await;

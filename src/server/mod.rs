@@ -12,8 +12,10 @@ pub mod client_tls;
 mod connection;
 mod drain;
 mod greeting;
+mod inbox;
 pub mod keeper;
 mod notes;
+mod patience;
 mod proxy_protocol;
 mod reload;
 pub mod shared;
@@ -108,7 +110,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let census = if drain.stage() == Stage::Serving { &shared.census } else { &late };
-                    let seat = match census.admit(&shared.config.limits) {
+                    let seat = match census.admit(&shared.live.load().limits) {
                         Ok(seat) => seat,
                         Err(refusal) => {
                             tracing::warn!(%peer, "{}; connection refused", refusal.message);

@@ -8,6 +8,7 @@
 
 mod call;
 mod client;
+pub mod expiry;
 mod judging;
 pub mod notes;
 mod owed;
@@ -31,10 +32,18 @@ use crate::mask::TokenSettings;
 use crate::principal::Declared;
 use crate::wire::frame::{self, Frame};
 use crate::wire::{Refusal, message};
+pub use expiry::Activity;
 pub use notes::Note;
 use owed::{Cursor, Owed, Portal, Prepared};
 use rows::Batch;
 pub use startup::parse_startup;
+
+/// Client messages that may wait here before no more are read, and their bytes.
+const WAITING_MAX: usize = 64;
+const WAITING_BYTES_MAX: usize = 256 * 1024;
+/// Replies that may be owed before no more is taken from the client. The server keeps back at most 8 KiB of replies, fewer than 2000, until
+/// it is asked for them, and errors not at all: however long a pipeline is, these become fewer without the client's help.
+const OWED_MAX: usize = 4096;
 
 /// What a session is told about itself.
 #[derive(Debug, Clone)]
@@ -70,7 +79,7 @@ pub trait Judge: Send + Sync {
     }
 }
 
-/// What the shell must do, in order.
+/// What the shell must do, in order. What is rare is boxed: of what is common there may be thousands at a time.
 #[derive(Debug)]
 pub enum Action {
     /// Send to the client.
@@ -78,7 +87,7 @@ pub enum Action {
     /// Send to the server.
     ToServer(Bytes),
     /// Charge the ledger and answer with [`Session::charged`]. At most one is open.
-    Charge(ChargeRequest),
+    Charge(Box<ChargeRequest>),
     /// A change of the catalog has been committed: no session may judge by the old one.
     CatalogChanged,
     /// Read the catalog anew and answer with [`Session::refreshed`].
@@ -90,9 +99,9 @@ pub enum Action {
     /// BackendKeyData's body, for the registry of cancellations.
     Key(Bytes),
     /// For the audit.
-    Note(Note),
+    Note(Box<Note>),
     /// For people.
-    Alert(Alert),
+    Alert(Box<Alert>),
     /// Close both connections after what was sent.
     Close,
 }
@@ -192,6 +201,10 @@ pub struct Session {
     binding_passes: bool,
     /// The server has offered to bind SCRAM to the channel, and the client has not heard of it.
     binding_withheld: bool,
+    /// Statements that have ended.
+    ended: u64,
+    /// The running statement is being cancelled because it has had its time.
+    expired: bool,
     out: Vec<Action>,
 }
 
@@ -275,7 +288,8 @@ impl Session {
     /// Whether more client bytes may be read.
     #[must_use]
     pub fn wants_client(&self) -> bool {
-        self.client.len() < 256 && self.phase != Phase::Closed
+        let waiting = || self.client.iter().map(|f| f.bytes.len()).sum::<usize>();
+        self.phase != Phase::Closed && self.client.len() < WAITING_MAX && waiting() < WAITING_BYTES_MAX
     }
 
     /// Whether more server bytes may be read.
@@ -323,7 +337,7 @@ impl Session {
 
     /// Takes client messages from the front as long as nothing has to be waited for.
     fn pump(&mut self, now: Timestamp) {
-        while self.hold.is_none() && self.phase != Phase::Closed {
+        while self.hold.is_none() && self.phase != Phase::Closed && self.owed.len() < OWED_MAX {
             if !self.turns.is_empty() {
                 if !self.take_turn(now) {
                     return;
@@ -352,7 +366,7 @@ impl Session {
     }
 
     fn note(&mut self, note: Note) {
-        self.out.push(Action::Note(note));
+        self.out.push(Action::Note(Box::new(note)));
     }
 
     /// A message that the protocol does not allow here. Fail closed.

@@ -324,6 +324,7 @@ impl Session {
     }
 
     fn command_complete(&mut self, frame: Frame, now: Timestamp) {
+        self.count_end();
         match self.owed.front_mut() {
             Some(Owed::Execute { .. } | Owed::Probe { .. }) if frame.kind == b'V' => self.unowed(&frame),
             Some(Owed::Execute { .. }) => {
@@ -468,6 +469,7 @@ impl Session {
     }
 
     fn error_response(&mut self, frame: Frame) {
+        let frame = self.in_words_of_timeout(frame);
         let words = message::shifted(self.words(&frame), self.shift());
         if matches!(message::severity(&frame).as_str(), "FATAL" | "PANIC") {
             // The server's last words (57P01 …): it closes, and so does Menshen.
@@ -568,6 +570,8 @@ impl Session {
             Some(Owed::Refused { query: true, .. }) => false,
             _ => return self.unowed(&frame),
         };
+        self.count_end();
+        self.expired = false;
         self.status = status;
         if status == b'I' {
             self.transaction_ended();

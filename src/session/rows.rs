@@ -132,13 +132,13 @@ impl Session {
             .iter_mut()
             .map(|h| std::mem::take(&mut h.people))
             .collect();
-        self.out.push(Action::Charge(ChargeRequest {
+        self.out.push(Action::Charge(Box::new(ChargeRequest {
             account: Arc::from(self.login.as_str()),
             limits: Arc::clone(&charge.limits),
             sanctioned: charge.sanctioned,
             rows,
             now,
-        }));
+        })));
     }
 
     /// The ledger has answered.

@@ -219,6 +219,8 @@ impl Session {
             charging: false,
             binding_passes: false,
             binding_withheld: false,
+            ended: 0,
+            expired: false,
             out: Vec::new(),
         };
         (session, packet.freeze())

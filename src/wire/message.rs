@@ -241,6 +241,18 @@ pub fn shifted(bytes: Bytes, shift: u32) -> Bytes {
     encode(&message)
 }
 
+/// An ErrorResponse with another primary message; `None` where it can't be read.
+#[must_use]
+pub fn with_text(frame: &Frame, text: &str) -> Option<Bytes> {
+    let mut message = decode::<ErrorResponse>(frame).ok()?;
+    for (kind, value) in &mut message.fields {
+        if *kind == b'M' {
+            text.clone_into(value);
+        }
+    }
+    Some(encode(&message))
+}
+
 /// Where in the server a message comes from. No client can choose these fields: the C code that reports fills them in.
 struct Source<'f> {
     /// Source file (field F).
