@@ -8,7 +8,7 @@ use super::protected::{ColumnTreatment, Kind};
 use super::scope::{Atom, Given, Lookup, Many, Output, People, Scan, Walk};
 use super::tree::Tree;
 use super::{Judged, Subject, Verdict, edit, verify};
-use crate::catalog::{Oid, UseKind};
+use crate::catalog::{Oid, UseKind, in_reach};
 use crate::ledger::Categories;
 use crate::meter::{HiddenColumn, KeyShape, MeterSpec};
 use crate::wire::Refusal;
@@ -195,7 +195,7 @@ pub(super) fn finish(
     kind: StatementKind,
 ) -> Result<Judged, Verdict> {
     let filtered = walk.scans.iter().any(|s| s.filter.is_some() && !s.target);
-    let fence = filtered && may_leak(subject.tree, &subject.judge.ground.catalog);
+    let fence = filtered && may_leak(subject.tree, subject.judge);
     let edit = edit::edit(subject.parsed, walk, subject.judge.request.token, fence, subject.range)?;
     let edited = !edit.intents.is_empty();
     if edited {
@@ -331,7 +331,7 @@ fn is_context_free(tree: &Tree) -> bool {
 
 /// Whether the query's own conditions could tell something about rows that a row filter hides, were the planner to run them
 /// first: anything but plain comparisons of columns, constants and parameters might raise an error or a notice.
-pub(super) fn may_leak(tree: &Tree, catalog: &crate::catalog::Catalog) -> bool {
+pub(super) fn may_leak(tree: &Tree, look: &dyn Lookup) -> bool {
     const PLAIN: [&str; 6] = ["=", "<>", "<", ">", "<=", ">="];
     let mut leaks = false;
     tree.walk(&mut |n| {
@@ -343,7 +343,8 @@ pub(super) fn may_leak(tree: &Tree, catalog: &crate::catalog::Catalog) -> bool {
                 let known = matches!(n.int("kind"), 1 | 7);
                 let names = n.names("name").unwrap_or_default();
                 let plain = matches!(names.as_slice(), [one] if PLAIN.contains(&one.as_str()));
-                let own = names.last().is_some_and(|o| catalog.operators.contains_key(o));
+                let operators = names.last().and_then(|o| look.catalog().operators.get(o));
+                let own = operators.is_some_and(|all| all.iter().any(|o| in_reach(&o.schema, None, look.path())));
                 leaks |= !known || !plain || own;
             }
             _ => {}

@@ -32,3 +32,29 @@ CREATE FUNCTION public.reads_newcomer() RETURNS pg_catalog.text LANGUAGE sql AS 
 CREATE FUNCTION public.reads_statistics() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT tablename FROM pg_stats LIMIT 1';
 CREATE VIEW public.over_statistics AS SELECT tablename FROM pg_stats;
 GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;
+-- A schema that stands before the server's own in some paths, with what keeps the values that it is given.
+CREATE SCHEMA own;
+CREATE FUNCTION own.keeps(a pg_catalog.text, b pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO crm.notes (id, note) VALUES (1, a); RETURN true; END $$;
+CREATE OPERATOR own.= (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = own.keeps);
+CREATE OPERATOR own.< (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = own.keeps);
+CREATE OPERATOR own.>= (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = own.keeps);
+CREATE FUNCTION own.keeps_by_operator(a pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN RETURN a OPERATOR(own.=) ''; END $$;
+CREATE DOMAIN own.kept AS pg_catalog.text CHECK (own.keeps(VALUE, ''));
+-- What changes settings.
+CREATE FUNCTION own.flip() RETURNS boolean LANGUAGE sql AS $$ SELECT set_config('search_path', 'crm', false) IS NOT NULL $$;
+CREATE FUNCTION own.flips(a integer, b integer) RETURNS boolean LANGUAGE sql AS $$ SELECT own.flip() $$;
+CREATE OPERATOR own.### (leftarg = integer, rightarg = integer, function = own.flips);
+CREATE DOMAIN own.flipping AS pg_catalog.text CHECK (own.flip());
+CREATE FUNCTION own.takes(own.flipping) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+CREATE TABLE own.flipped (id integer DEFAULT 1 CHECK (own.flip()));
+-- A protected name further down the path.
+CREATE TABLE own.customers (id integer, phone pg_catalog.text);
+-- Functions that stand for columns and for forms of newer servers.
+CREATE FUNCTION public.secret(crm.customers) RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT max(phone) FROM crm.customers';
+CREATE FUNCTION public.secret(crm.notes) RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT max(phone) FROM crm.customers';
+CREATE TABLE crm.secrets (id integer, secret pg_catalog.text);
+CREATE FUNCTION public.json_scalar(pg_catalog.text) RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT max(phone) FROM crm.customers';
+CREATE FUNCTION public.merge_action() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT max(phone) FROM crm.customers';
+GRANT ALL ON SCHEMA own TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA own TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;

@@ -44,6 +44,8 @@ impl On {
 pub struct Sequence {
     pub on: On,
     pub theme: String,
+    /// The effective search path.
+    pub path: Vec<String>,
     pub statements: Vec<String>,
 }
 
@@ -76,7 +78,13 @@ struct Attacks {
 #[derive(serde::Deserialize)]
 struct Attack {
     name: String,
+    /// The effective search path, where it is another than [`path`].
+    path: Option<Vec<String>>,
     sql: Vec<String>,
+}
+
+fn path() -> Vec<String> {
+    vec!["pg_catalog".into(), "public".into()]
 }
 
 /// All of them.
@@ -88,6 +96,7 @@ pub fn sequences() -> Vec<Sequence> {
             all.push(Sequence {
                 on: On::Shop,
                 theme: format!("select: {theme}"),
+                path: path(),
                 statements: vec![sql],
             });
         }
@@ -100,6 +109,7 @@ pub fn sequences() -> Vec<Sequence> {
                 all.push(Sequence {
                     on,
                     theme: format!("modify, {on:?}: {theme}"),
+                    path: path(),
                     statements: case.sql.iter().map(without_data).collect(),
                 });
             }
@@ -111,6 +121,7 @@ pub fn sequences() -> Vec<Sequence> {
             all.push(Sequence {
                 on,
                 theme: format!("attacks, {on:?}: {}", attack.name),
+                path: path(),
                 statements: attack.sql.clone(),
             });
         }
@@ -122,6 +133,7 @@ pub fn sequences() -> Vec<Sequence> {
             all.push(Sequence {
                 on: On::Limited,
                 theme: format!("limited: {}", case.name),
+                path: case.path.clone().unwrap_or_else(path),
                 statements: vec![sql],
             });
         }
@@ -201,7 +213,7 @@ impl Judges {
                     text: sql,
                     login: LOGINS[login].0,
                     standing: &standings[login],
-                    search_path: &["pg_catalog".into(), "public".into()],
+                    search_path: &sequence.path,
                     current_user: LOGINS[login].0,
                     token: &token,
                     cursor: &|name| plans.borrow()[0].get(name).cloned(),

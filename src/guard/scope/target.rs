@@ -396,7 +396,7 @@ impl Walk<'_> {
             None => (last, false),
             Some(keyword) => (self.parsed.token(keyword + 1).ok_or_else(place)?.start, true),
         };
-        let leaks = condition_written && super::super::query::may_leak(condition, self.look.catalog());
+        let leaks = condition_written && super::super::query::may_leak(condition, self.look);
         let what = What::Filter {
             of,
             filter,
