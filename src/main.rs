@@ -10,11 +10,13 @@ fn main() -> ExitCode {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        log.init();
+    // Set without `init`, which would let in what dependencies write by the crate `log`: at its lower levels sqlparser quotes statements, with
+    // the passwords and values in them. Menshen's log holds Menshen's words alone. The first subscriber counts; there is no other here.
+    let _set = if std::io::stderr().is_terminal() {
+        tracing::subscriber::set_global_default(log.finish())
     } else {
-        log.json().init();
-    }
+        tracing::subscriber::set_global_default(log.json().finish())
+    };
     // The first installation counts; there is no other in this process.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     menshen::cli::run()

@@ -12,7 +12,7 @@ use crate::harness::menshen::unlimited_policy;
 use crate::harness::{Menshen, Postgres, Raw, postgres};
 
 /// An authority, and certificates of it.
-struct Authority {
+pub struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -46,7 +46,7 @@ const HOSTSSL: &str = "local all postgres trust\n\
     hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n";
 
 /// A server with TLS, and who has signed its certificate.
-fn encrypted() -> (Postgres, Authority) {
+pub fn encrypted() -> (Postgres, Authority) {
     let server = Postgres::own(&[]);
     let authority = Authority::new();
     show(&server, &authority.certificate(&["localhost"], "db", 2100));

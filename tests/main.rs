@@ -33,6 +33,7 @@ mod proxied;
 mod protocol;
 mod sqlsmith;
 mod strings;
+mod secrets;
 mod session;
 mod timeouts;
 mod tls;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::bounded;
 use crate::policy::reader::{Reader, Section};
+use crate::wire::authentication::RequireAuth;
 
 /// PostgreSQL's port.
 const PORT: u16 = 5432;
@@ -38,6 +39,8 @@ pub struct Upstream {
     pub cert: Option<(PathBuf, PathBuf)>,
     /// `ssl_min_protocol_version`. *Default: `TLSv1.2`*
     pub tls13_only: bool,
+    /// `require_auth`: how the server may ask who is there, clients and the service login alike. *Default: as it likes*
+    pub require_auth: RequireAuth,
     /// `service.user`: the login that reads pg_catalog. *Default: `menshen`*
     pub service_user: String,
     /// `service.password_file`: its trimmed content; none for trust, peer and cert.
@@ -62,6 +65,7 @@ impl Default for Upstream {
             root_cert: None,
             cert: None,
             tls13_only: false,
+            require_auth: RequireAuth::default(),
             service_user: "menshen".to_owned(),
             service_password_file: None,
             service_database: "postgres".to_owned(),
@@ -199,6 +203,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path)
             "cert",
             "key",
             "ssl_min_protocol_version",
+            "require_auth",
             "service",
         ],
     );
@@ -226,6 +231,12 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path)
         *place = bounded(reader, &section, key, *place, least, most);
     }
     tls(reader, &section, base, &mut upstream);
+    let methods = reader.strings(&section, "require_auth");
+    let span = methods.first().map_or(0..0, |(_, span)| span.clone());
+    match RequireAuth::parse(methods.into_iter().map(|(method, _)| method).collect()) {
+        Ok(required) => upstream.require_auth = required,
+        Err(why) => reader.error(&span, format!("require_auth: {why}"), None),
+    }
     if let Some(service) = reader.section(&section, "service") {
         reader.known(&service, &["user", "password_file", "database"]);
         if let Some((user, _)) = reader.string(&service, "user") {

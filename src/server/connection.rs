@@ -135,6 +135,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         token_key: shared.token_key,
         nonce: hex::encode(nonce),
         statement_bytes_max: limits.statement_bytes_max,
+        require_auth: shared.live.load().upstream.require_auth.clone(),
     };
     let id = settings.id;
     let (mut session, startup) = Session::new(&startup, settings);

@@ -30,6 +30,7 @@ use crate::guard::{self, Ground};
 use crate::ledger::{ChargeRequest, Charged, LedgerError};
 use crate::mask::TokenSettings;
 use crate::principal::Declared;
+use crate::wire::authentication::{RequireAuth, Watcher};
 use crate::wire::frame::{self, Frame};
 use crate::wire::{Refusal, message};
 pub use expiry::Activity;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub nonce: String,
     /// Most bytes of one statement.
     pub statement_bytes_max: usize,
+    /// How the server may ask who is there.
+    pub require_auth: RequireAuth,
 }
 
 /// The guard behind a seam, so that tests can stand in for it.
@@ -197,6 +200,7 @@ pub struct Session {
     standard_strings: bool,
     batch: Batch,
     charging: bool,
+    authentication: Watcher,
     /// The client may bind SCRAM to its TLS channel.
     binding_passes: bool,
     /// The server has offered to bind SCRAM to the channel, and the client has not heard of it.

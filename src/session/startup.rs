@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::rows::Batch;
 use super::{Action, Note, Phase, Session, Settings};
 use crate::mask::{TokenSettings, token_pads};
+use crate::wire::authentication::Watcher;
 use crate::wire::frame::Frame;
 use crate::wire::{Refusal, message};
 
@@ -155,6 +156,7 @@ impl Session {
     pub fn new(startup: &Startup, settings: Settings) -> (Self, Bytes) {
         let login = startup.login().to_owned();
         let database = startup.database().to_owned();
+        let authentication = Watcher::new(settings.require_auth.clone());
         let token = TokenSettings {
             inner: format!("menshen.k{}i", settings.nonce),
             outer: format!("menshen.k{}o", settings.nonce),
@@ -217,6 +219,7 @@ impl Session {
             standard_strings: true,
             batch: Batch::default(),
             charging: false,
+            authentication,
             binding_passes: false,
             binding_withheld: false,
             ended: 0,
@@ -279,19 +282,25 @@ impl Session {
             self.violation("authentication request without a code");
             return;
         };
+        if let Err(what) = self.authentication.judge(frame.body()) {
+            self.refuse_method(what);
+            return;
+        }
+        let required = self.authentication.required().clone();
         match i32::from_be_bytes(*code) {
             // AuthenticationOk
             0 => {
                 self.note(Note::Authenticated);
                 self.send_client(frame.bytes);
             }
-            10 if self.binding_passes => self.send_client(frame.bytes),
+            10 if self.binding_passes && !required.restricts() => self.send_client(frame.bytes),
             // AuthenticationSASL: the TLS channel ends here, so binding to it can't be offered.
             10 => {
                 let offered: Vec<&[u8]> = rest.split(|b| *b == 0).filter(|m| !m.is_empty()).collect();
                 let mut kept = offered.clone();
-                kept.retain(|m| *m != BINDING);
+                kept.retain(|m| *m != BINDING || self.binding_passes);
                 self.binding_withheld = kept.len() < offered.len();
+                kept.retain(|m| required.allows_mechanism(m));
                 if kept.is_empty() {
                     let refusal = Refusal::unsupported(
                         "channel-binding",
@@ -319,6 +328,27 @@ impl Session {
             3 | 5 | 7 | 8 | 9 | 11 | 12 => self.send_client(frame.bytes),
             other => self.violation(&format!("authentication request {other}")),
         }
+    }
+
+    /// The server asks in a way that is not acceptable: it gets no answer. It may not be who it seems.
+    fn refuse_method(&mut self, what: String) {
+        let refusal = Refusal {
+            sqlstate: "28000",
+            rule: "require-auth",
+            message: what,
+            hint: "the database server, or somebody in its place, asks otherwise than Menshen's require_auth allows"
+                .into(),
+            position: None,
+            incident: true,
+        };
+        self.note(Note::Refused {
+            sqlstate: refusal.sqlstate,
+            rule: refusal.rule,
+            message: refusal.message.clone(),
+            incident: refusal.incident,
+        });
+        self.send_client(message::error(&refusal, "FATAL"));
+        self.close(Some(refusal.to_string()));
     }
 
     /// Whether a SASLInitialResponse can succeed. A client with TLS that says it could have bound to the channel, had it been offered, is taken

@@ -3,6 +3,7 @@
 //!
 //! `socket.rs` opens sockets, `tls.rs` says whom to trust, `service.rs` logs the service in.
 
+mod asked;
 mod service;
 mod socket;
 mod tls;

@@ -4,6 +4,7 @@ use tokio_postgres::config::{SslMode as Mode, SslNegotiation};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::asked::{Asked, AskedInside};
 use super::{Place, Role, Upstreams, socket};
 use crate::config::SslMode;
 use crate::server::stream::Stream;
@@ -51,6 +52,7 @@ impl Upstreams {
         }
         let (Some(tls), Place::Tcp(name, _)) = (&self.tls, place) else {
             options.ssl_mode(Mode::Disable);
+            let stream = Asked::new(stream, &config.require_auth, false);
             let (client, connection) = options
                 .connect_raw(stream, tokio_postgres::NoTls)
                 .await
@@ -68,8 +70,14 @@ impl Upstreams {
             options.ssl_negotiation(SslNegotiation::Direct);
         }
         let mut maker = MakeRustlsConnect::new((**tls).clone());
-        let connect = <MakeRustlsConnect as MakeTlsConnect<Stream>>::make_tls_connect(&mut maker, name)
+        let connect = <MakeRustlsConnect as MakeTlsConnect<Asked<Stream>>>::make_tls_connect(&mut maker, name)
             .map_err(|e| e.to_string())?;
+        let connect = AskedInside(connect, config.require_auth.clone());
+        let stream = if config.direct_tls {
+            Asked::outside(stream)
+        } else {
+            Asked::new(stream, &config.require_auth, true)
+        };
         let (client, connection) = options.connect_raw(stream, connect).await.map_err(|e| words(&e))?;
         tokio::spawn(connection);
         Ok(client)
