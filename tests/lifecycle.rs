@@ -142,13 +142,14 @@ fn eventually(what: &str, mut is: impl FnMut() -> bool) {
 
 #[test]
 fn sighup_reads_the_configuration_anew() {
-    let other = Postgres::own(&[]);
+    // Servers of its own: nobody may be connected to the database that others copy.
+    let (one, other) = (Postgres::own(&[]), Postgres::own(&[]));
     let host = |server: &Postgres| format!("hosts = [\"127.0.0.1:{}\"]", server.port);
-    let menshen = Menshen::behind(&host(Postgres::get()), "shop", &unlimited_policy(), "");
+    let menshen = Menshen::behind(&host(&one), "shop", &unlimited_policy(), "");
     let port = |raw: &mut Raw| raw.simple("SHOW port").text(0, 0);
     let mut old = try_connect(&menshen).unwrap();
     let first = port(&mut old);
-    assert_eq!(first, Postgres::get().port.to_string());
+    assert_eq!(first, one.port.to_string());
     menshen.write_config("hosts = [\"not a host\"]", "");
     menshen.signal("HUP");
     eventually("the broken file is not noticed", || {
