@@ -551,3 +551,39 @@ fn a_parameter_of_a_type_whose_check_is_refused_is_refused() {
     raw.sync();
     assert_eq!(raw.answer().sqlstate(), "42501");
 }
+
+#[test]
+fn others_who_change_the_catalog_all_the_time_do_not_stop_anybody() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    Postgres::get().sql(&menshen.database, "GRANT ALL ON SCHEMA public TO PUBLIC");
+    let work = |number: usize| {
+        let mut raw = menshen.connect(["support", "analyst"][number % 2], CASE);
+        for round in 0..12 {
+            let table = format!("made_{number}_{round}");
+            let made = raw.simple(&format!("CREATE TABLE {table} (a int)"));
+            assert_eq!(made.error, None, "{number} {round}");
+            for answer in [
+                raw.simple(&format!("INSERT INTO {table} VALUES (1) RETURNING a")),
+                raw.extended("SELECT phone FROM crm.customers WHERE id = 1", &[], false),
+                raw.simple(&format!("SELECT a FROM {table}")),
+            ] {
+                assert_eq!((&answer.error, answer.rows.len()), (&None, 1), "{number} {round}");
+            }
+            raw.simple("BEGIN");
+            raw.simple("DECLARE c CURSOR FOR SELECT phone FROM crm.customers ORDER BY id");
+            let fetched = raw.simple("FETCH 2 FROM c");
+            assert_eq!((&fetched.error, fetched.rows.len()), (&None, 2), "{number} {round}");
+            raw.simple("COMMIT");
+            assert_eq!(
+                raw.simple(&format!("DROP TABLE {table}")).error,
+                None,
+                "{number} {round}"
+            );
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            scope.spawn(move || work(number));
+        }
+    });
+}

@@ -86,7 +86,8 @@ fn keep_alive(tcp: &TcpStream, limits: &Limits) -> std::io::Result<()> {
 enum Back {
     /// Boxed: a channel allocates room for many of these, which every idle session would pay for.
     Charged(Box<Result<Charged, LedgerError>>),
-    Refreshed,
+    /// Whether the catalog could be read.
+    Refreshed(bool),
     Cancelled,
 }
 
@@ -245,7 +246,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
             },
             back = returns.recv() => match back {
                 Some(Back::Charged(result)) => connection.session.charged(*result, Timestamp::now()),
-                Some(Back::Refreshed) => connection.session.refreshed(Timestamp::now()),
+                Some(Back::Refreshed(read)) => connection.session.refreshed(read, Timestamp::now()),
                 Some(Back::Cancelled) => connection.session.cancelled(Timestamp::now()),
                 None => break,
             },
@@ -421,12 +422,14 @@ impl Connection {
     fn refresh(&self) {
         let (shared, back, keeper) = (Arc::clone(&self.shared), self.back.clone(), self.keeper.clone());
         tokio::spawn(async move {
+            let mut read = true;
             if let Some(keeper) = keeper
                 && let Err(e) = keeper.refresh(&shared).await
             {
                 tracing::error!("catalog not refreshed, the old one stays: {e}");
+                read = false;
             }
-            let _gone = back.send(Back::Refreshed);
+            let _gone = back.send(Back::Refreshed(read));
         });
     }
 

@@ -9,7 +9,7 @@ use pgwire::messages::simplequery::Query;
 
 use super::judging::Judging;
 use super::notes::Note;
-use super::owed::{Charge, Owed, Portal, Prepared, Running, Shape};
+use super::owed::{Charge, Depends, Owed, Portal, Prepared, Running, Shape};
 use super::{Phase, Session, Taken};
 use crate::guard::{self, Plan, StatementKind, StatementPlan};
 use crate::meter::Layout;
@@ -224,13 +224,16 @@ impl Session {
             ));
         }
         // In an aborted transaction the server runs nothing.
-        let Some(under) = portal.under.as_ref().filter(|_| self.status != b'E') else {
+        let Depends::On(under) = &portal.under else {
             return Ok(true);
         };
+        if self.status == b'E' {
+            return Ok(true);
+        }
         if !self.settled() {
             return Ok(false);
         }
-        if self.key_now(now).map(|k| (k.standing, k.policy)).as_ref() == Some(under) {
+        if under.is_some() && self.under_now(now) == *under {
             return Ok(true);
         }
         Err(Refusal::unsupported(
@@ -242,12 +245,11 @@ impl Session {
 
     /// A cursor shows what it was declared under: under another standing or policy it must be declared again.
     fn fresh_cursor(&mut self, name: &str, now: Timestamp) -> Result<(), Refusal> {
-        let declared = self.cursors.get(name).and_then(|c| c.under.clone());
-        let Some(under) = declared.or_else(|| self.find_portal(name).and_then(|p| p.under)) else {
+        let declared = self.cursors.get(name).map(|c| c.under.clone());
+        let Some(Depends::On(under)) = declared.or_else(|| self.find_portal(name).map(|p| p.under)) else {
             return Ok(());
         };
-        let same = self.key_now(now).map(|k| (k.standing, k.policy)) == Some(under);
-        if same {
+        if under.is_some() && self.under_now(now) == under {
             return Ok(());
         }
         Err(Refusal::unsupported(
@@ -396,13 +398,12 @@ impl Session {
         }
         self.open_pipeline();
         self.send_server(bytes);
-        let protects = statement.is_some_and(|s| !s.report.relations.is_empty());
+        let charge = self.charge_now(now);
+        let under = statement.map_or(Depends::OnNothing, |s| Depends::of(&s, &charge));
         let portal = Portal {
             prepared,
-            charge: self.charge_now(now),
-            under: protects
-                .then(|| self.key_now(now).map(|k| (k.standing, k.policy)))
-                .flatten(),
+            charge,
+            under,
         };
         self.owed.push_back(Owed::Bind {
             name: bind.portal_name.unwrap_or_default(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::notes::Note;
-use super::owed::{Charge, Key, Owed, Portal, Prepared, Question};
+use super::owed::{Charge, Key, Owed, Portal, Prepared, Question, Under};
 use super::{Action, Hold, Judge, Known, Session};
 use crate::catalog::introspect;
 use crate::guard::plan::Meaning;
@@ -44,7 +44,7 @@ impl Session {
             ));
         };
         let ground = self.own_ground.clone().unwrap_or_else(|| judge.ground());
-        let behind = self.catalog_behind || judge.is_behind();
+        let behind = self.is_behind();
         let unknown = self.known.is_none() || self.stale || behind;
         if unknown || self.status == b'E' {
             let nothing = Known {
@@ -65,7 +65,7 @@ impl Session {
             if self.status == b'E' {
                 return Judging::Refuse(aborted());
             }
-            if behind && self.refreshed_for_front {
+            if behind && self.refreshed_for_front.is_some() {
                 return Judging::Refuse(Refusal::unsupported(
                     "catalog-behind",
                     "the catalog has changed and Menshen cannot read it now",
@@ -99,10 +99,9 @@ impl Session {
                 }
             }
             Err(Verdict::Missing { otherwise, .. }) => {
-                if self.refreshed_for_front || self.own_ground.is_some() {
+                if self.refreshed_for_front.is_some() || self.own_ground.is_some() {
                     return Judging::Refuse(otherwise);
                 }
-                self.refreshed_for_front = true;
                 self.out.push(Action::RefreshCatalog);
                 self.hold = Some(Hold::Catalog);
                 Judging::Wait
@@ -113,7 +112,6 @@ impl Session {
     /// Asks for the catalog or the settings where they may be others than this session knows; then the message at hand must wait.
     fn asks_first(&mut self, ground: &Ground, behind: bool) -> bool {
         if behind {
-            self.refreshed_for_front = true;
             self.out.push(Action::RefreshCatalog);
             self.hold = Some(Hold::Catalog);
         } else if self.known.is_none() || self.stale {
@@ -127,9 +125,15 @@ impl Session {
     /// Whether settings and catalog are known; they are asked for where they are not.
     pub(super) fn settled(&mut self) -> bool {
         let Some(ground) = self.ground() else { return true };
-        let behind = self.catalog_behind || self.judge.as_ref().is_some_and(|j| j.is_behind());
+        let behind = self.is_behind();
         // A catalog that can't be read has been asked for: the caller finds no key and refuses.
-        behind && self.refreshed_for_front || !self.asks_first(&ground, behind)
+        behind && self.refreshed_for_front.is_some() || !self.asks_first(&ground, behind)
+    }
+
+    /// Whether the catalog has changed since it was last read, or since it was read for the message at hand.
+    fn is_behind(&self) -> bool {
+        let judge = self.judge.as_ref();
+        self.catalog_behind || self.refreshed_for_front != Some(true) && judge.is_some_and(|j| j.is_behind())
     }
 
     fn examine(
@@ -170,13 +174,21 @@ impl Session {
 
     /// The key that a plan made now would have. `None`: settings must be asked first (and are, when a judgement needs them).
     pub(super) fn key_now(&self, now: Timestamp) -> Option<Key> {
-        if self.stale || self.catalog_behind || self.judge.as_ref().is_some_and(|j| j.is_behind()) {
+        if self.stale || self.is_behind() {
             return None;
         }
         let ground = self.ground()?;
         let known = self.known.as_ref()?;
         let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
         Some(key(standing, known, &ground))
+    }
+
+    /// Standing and policy that hold now, whatever has become of the catalog; `None`: settings must be asked first.
+    pub(super) fn under_now(&self, now: Timestamp) -> Option<Under> {
+        let ground = self.ground()?;
+        let known = self.known.as_ref().filter(|_| !self.stale)?;
+        let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
+        Some((standing, ground.policy.epoch))
     }
 
     /// Whose limits hold for what is started now.
@@ -192,6 +204,7 @@ impl Session {
         Arc::new(Charge {
             limits: Arc::from(limits),
             sanctioned,
+            under: self.under_now(now),
         })
     }
 

@@ -178,8 +178,9 @@ pub struct Session {
     own_catalogs: u64,
     /// The shared catalog is older than this session's own DDL.
     catalog_behind: bool,
-    /// A miss has already caused a refresh for the message at the front.
-    refreshed_for_front: bool,
+    /// The catalog has been asked for on behalf of the message at the front, and whether it could be read: changes that others commit from
+    /// then on do not make it wait again, or it might wait for ever.
+    refreshed_for_front: Option<bool>,
     statements: HashMap<String, Arc<Prepared>>,
     portals: HashMap<String, Portal>,
     /// Cursors declared by SQL. One that is gone on the server may still be here: FETCH of it fails there.
@@ -270,12 +271,13 @@ impl Session {
         std::mem::take(&mut self.out)
     }
 
-    /// The catalog has been read anew.
-    pub fn refreshed(&mut self, now: Timestamp) -> Vec<Action> {
+    /// The catalog has been read anew, or could not be.
+    pub fn refreshed(&mut self, read: bool, now: Timestamp) -> Vec<Action> {
         if self.hold == Some(Hold::Catalog) {
             self.hold = None;
         }
-        self.catalog_behind = false;
+        self.refreshed_for_front = Some(read);
+        self.catalog_behind &= !read;
         self.pump(now);
         std::mem::take(&mut self.out)
     }
@@ -357,7 +359,7 @@ impl Session {
                 self.client.push_front(frame);
                 return;
             }
-            self.refreshed_for_front = false;
+            self.refreshed_for_front = None;
         }
     }
 

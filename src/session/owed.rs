@@ -46,18 +46,41 @@ impl Prepared {
 pub(super) struct Portal {
     pub prepared: Arc<Prepared>,
     pub charge: Arc<Charge>,
-    /// What it was bound under; `None`: it depends on nothing.
-    pub under: Option<(Standing, u64)>,
+    /// What it was bound under.
+    pub under: Depends,
 }
 
 /// A cursor: the plan of its rows, and what it was declared under.
 #[derive(Debug, Clone)]
 pub(super) struct Cursor {
     pub plan: Arc<StatementPlan>,
-    /// Standing and policy epoch; `None`: it depends on neither.
-    pub under: Option<(Standing, u64)>,
+    /// What it was declared under.
+    pub under: Depends,
     /// WITH HOLD.
     pub hold: bool,
+}
+
+/// Standing, and the policy's epoch.
+pub(super) type Under = (Standing, u64);
+
+/// What a portal or cursor that shows protected relations depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Depends {
+    /// It shows none.
+    OnNothing,
+    /// On this; `None`: on what could not be known, so that nothing is the same.
+    On(Option<Under>),
+}
+
+impl Depends {
+    /// Of a plan that is started under this.
+    pub fn of(plan: &StatementPlan, charge: &Charge) -> Self {
+        if plan.report.relations.is_empty() {
+            Self::OnNothing
+        } else {
+            Self::On(charge.under.clone())
+        }
+    }
 }
 
 /// Whose account pays, and which limits hold: fixed when the statement is started.
@@ -65,6 +88,8 @@ pub(super) struct Cursor {
 pub(super) struct Charge {
     pub limits: Arc<[Limit]>,
     pub sanctioned: bool,
+    /// Under what; `None`: settings were not known.
+    pub under: Option<Under>,
 }
 
 /// What the server said of a statement's rows.

@@ -8,7 +8,7 @@ use pgwire::messages::response::ReadyForQuery;
 
 use super::judging::aborted;
 use super::notes::Note;
-use super::owed::{Cursor, Owed, Prepared, Running, Shape};
+use super::owed::{Cursor, Depends, Owed, Prepared, Running, Shape};
 use super::{Hold, Phase, Session};
 use crate::guard::{StatementKind, StatementPlan};
 use crate::meter::Layout;
@@ -46,8 +46,8 @@ impl Session {
             b'n' => self.no_data(frame),
             b'D' => self.data_row(frame, now),
             // CommandComplete, FunctionCallResponse, EmptyQueryResponse.
-            b'C' | b'V' => self.command_complete(frame, now),
-            b'I' => self.command_complete(frame, now),
+            b'C' | b'V' => self.command_complete(frame),
+            b'I' => self.command_complete(frame),
             b's' => self.portal_suspended(frame),
             b'E' => self.error_response(frame),
             b'Z' => self.ready_for_query(frame),
@@ -323,7 +323,7 @@ impl Session {
         }
     }
 
-    fn command_complete(&mut self, frame: Frame, now: Timestamp) {
+    fn command_complete(&mut self, frame: Frame) {
         self.count_end();
         match self.owed.front_mut() {
             Some(Owed::Execute { .. } | Owed::Probe { .. }) if frame.kind == b'V' => self.unowed(&frame),
@@ -339,7 +339,7 @@ impl Session {
                         self.after_stopped_execute();
                     } else {
                         if let Some(running) = running {
-                            self.completed(running, prepared, now);
+                            self.completed(running, prepared);
                         }
                         self.send_client(frame.bytes);
                     }
@@ -362,7 +362,7 @@ impl Session {
                     _ => None,
                 });
                 if let Some(finished) = finished {
-                    self.completed(finished, kept, now);
+                    self.completed(finished, kept);
                 } else if frame.kind != b'I' {
                     // More completions than statements: a rule or trigger does not make them; the readings differ.
                     return self.unowed(&frame);
@@ -398,7 +398,7 @@ impl Session {
     }
 
     /// A statement has done its work.
-    fn completed(&mut self, running: Running, prepared: Option<Arc<Prepared>>, now: Timestamp) {
+    fn completed(&mut self, running: Running, prepared: Option<Arc<Prepared>>) {
         let plan = &running.plan;
         if plan.may_change_settings {
             self.stale = true;
@@ -432,9 +432,7 @@ impl Session {
                 self.cursors.clear();
             }
             StatementKind::Declare { name, inner, hold } => {
-                let under = (!inner.report.relations.is_empty())
-                    .then(|| self.key_now(now).map(|k| (k.standing, k.policy)))
-                    .flatten();
+                let under = Depends::of(inner, &running.charge);
                 let plan = Arc::clone(inner);
                 self.portals.remove(name);
                 let hold = *hold;

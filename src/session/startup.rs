@@ -204,7 +204,7 @@ impl Session {
             own_stale: false,
             own_catalogs: 0,
             catalog_behind: false,
-            refreshed_for_front: false,
+            refreshed_for_front: None,
             statements: HashMap::new(),
             portals: HashMap::new(),
             cursors: HashMap::new(),

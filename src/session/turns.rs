@@ -60,7 +60,7 @@ impl Session {
             self.turns.push_front(Turn { frame, shift });
             return false;
         }
-        self.refreshed_for_front = false;
+        self.refreshed_for_front = None;
         true
     }
 
