@@ -49,7 +49,11 @@ fn main() {
     let _while_loading = mutant::asked();
     let _again = again(&judges);
     let ground: BTreeSet<u32> = mutant::asked().into_iter().collect();
-    let sequences = sequences();
+    let mut sequences = sequences();
+    // Where set, only the sequences whose theme begins so.
+    if let Ok(theme) = std::env::var("MUTANTS_THEME") {
+        sequences.retain(|s| s.theme.starts_with(&theme));
+    }
     let mut units = Vec::new();
     for sequence in &sequences {
         for login in 0..LOGINS.len() {
