@@ -447,3 +447,36 @@ fn a_temporary_type_does_not_stand_in_for_a_built_in_one() {
     assert_eq!((answer.error.clone(), answer.rows.len()), (None, 1), "{answer:?}");
     assert!(answer.text(0, 0).contains("****"));
 }
+
+/// Drivers over libpq send Sync behind Execute at once and another behind the data; the server ignores the first.
+#[test]
+fn a_sync_while_copy_data_are_awaited_is_not_answered() {
+    let menshen = Menshen::demo();
+    let mut raw = menshen.connect("dba", "");
+    raw.simple("CREATE TEMP TABLE copied (a int)");
+    for (data, end, sqlstate) in [("1\n2\n", b'c', ""), ("1\nx\n", b'c', "22P02"), ("1\n", b'f', "57014")] {
+        for waits in [true, false] {
+            for syncs in 0..3 {
+                raw.parse("", "COPY copied FROM STDIN");
+                raw.bind("", "", &[], &[]);
+                raw.execute("", 0);
+                (0..syncs).for_each(|_| raw.sync());
+                if waits {
+                    raw.send(b'H', b"");
+                    while raw.next().unwrap().kind != b'G' {}
+                }
+                raw.send(b'd', data.as_bytes());
+                raw.send(end, if end == b'f' { b"no\0" } else { b"" });
+                raw.sync();
+                let answer = raw.answer_to_copy();
+                assert_eq!(
+                    (answer.sqlstate(), answer.status),
+                    (sqlstate, b'I'),
+                    "{data:?} {waits} {syncs}"
+                );
+                assert_eq!(raw.simple("SELECT 7").text(0, 0), "7", "{data:?} {waits} {syncs}");
+            }
+        }
+    }
+    assert_eq!(raw.simple("SELECT count(*) FROM copied").text(0, 0), "12");
+}

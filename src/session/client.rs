@@ -86,6 +86,10 @@ impl Session {
             b'F' => self.function_call(frame, now),
             // CopyData, CopyDone, CopyFail: outside of COPY the server ignores them.
             b'd' | b'c' | b'f' => {
+                if frame.kind != b'd' {
+                    self.copying_in = false;
+                    self.copy_ended = true;
+                }
                 self.send_server(frame.bytes);
                 Taken::Done
             }
@@ -147,6 +151,7 @@ impl Session {
             .iter()
             .map(|s| self.running_of(Arc::clone(s), &charge))
             .collect();
+        self.copy_ended = false;
         self.owed.push_back(Owed::Query {
             call: false,
             running,
@@ -548,6 +553,7 @@ impl Session {
                 })
             });
         let running = plan.map(|p| self.running_of(p, &portal.charge));
+        self.copy_ended = false;
         self.open_pipeline();
         self.send_server(frame.bytes);
         self.owed.push_back(Owed::Execute {
@@ -586,12 +592,20 @@ impl Session {
             self.send_client(message::ready(b'I'));
             return Taken::Done;
         }
+        if self.copying_in {
+            self.send_server(frame.bytes);
+            return Taken::Done;
+        }
         self.skipping = false;
         self.pipeline = false;
         self.pipeline_wrote = false;
         self.send_server(frame.bytes);
         let settles = self.transaction_changed || self.transaction_ddl;
-        self.owed.push_back(Owed::Sync { own: false, settles });
+        self.owed.push_back(Owed::Sync {
+            own: false,
+            settles,
+            behind_copy: self.copy_ended,
+        });
         Taken::Done
     }
 

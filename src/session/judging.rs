@@ -322,6 +322,7 @@ impl Session {
             self.owed.push_back(Owed::Sync {
                 own: true,
                 settles: false,
+                behind_copy: false,
             });
         }
         self.hold = Some(Hold::Probe);

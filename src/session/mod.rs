@@ -197,6 +197,10 @@ pub struct Session {
     /// The client's pipeline was refused here; nothing of it went upstream. Its Sync is answered here.
     skipping_here: bool,
     flushed: bool,
+    /// The server takes COPY data, and ignores Sync: the client has not ended it yet.
+    copying_in: bool,
+    /// CopyDone or CopyFail went upstream since the last Execute or Query.
+    copy_ended: bool,
     encoding: String,
     standard_strings: bool,
     batch: Batch,

@@ -185,7 +185,12 @@ pub(super) enum Owed {
         portal: Option<String>,
     },
     /// ReadyForQuery after a Sync. `own`: not the client's. `settles`: it may end a transaction that has changed settings or the catalog.
-    Sync { own: bool, settles: bool },
+    /// `behind_copy`: CopyDone or CopyFail stood before it. One that does not stand behind it is ignored where data are awaited.
+    Sync {
+        own: bool,
+        settles: bool,
+        behind_copy: bool,
+    },
     /// Everything up to ReadyForQuery, for the statements of a Query. `call`: for a FunctionCall, whose end is its response.
     Query {
         call: bool,

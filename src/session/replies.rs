@@ -469,6 +469,7 @@ impl Session {
     fn error_response(&mut self, frame: Frame) {
         let frame = self.in_words_of_timeout(frame);
         let words = message::shifted(self.words(&frame), self.shift());
+        self.copying_in = false;
         if matches!(message::severity(&frame).as_str(), "FATAL" | "PANIC") {
             // The server's last words (57P01 …): it closes, and so does Menshen.
             self.send_client(words);
@@ -607,6 +608,9 @@ impl Session {
             }
             _ => return self.unowed(&frame),
         }
+        if frame.kind == b'G' {
+            self.copy_begins();
+        }
         if let Some(running) = self.running()
             && let StatementKind::CopyOut(format) = &running.plan.kind
         {
@@ -614,6 +618,22 @@ impl Session {
             return self.copy_out(frame, format, now);
         }
         self.send_client(frame.bytes);
+    }
+
+    /// The server takes data from now on. Drivers send Sync behind Execute at once, and another behind the data (protocol-flow, COPY
+    /// operations: Flush and Sync are ignored in between): the first is never answered.
+    fn copy_begins(&mut self) {
+        while let Some(Owed::Sync {
+            own: false,
+            behind_copy: false,
+            ..
+        }) = self.owed.get(1)
+        {
+            self.owed.remove(1);
+            self.pipeline = true;
+        }
+        // Where more has been sent behind the statement, or the end of its data, all of it is on its way.
+        self.copying_in = self.owed.len() == 1 && !self.copy_ended;
     }
 
     /// A row's values, for the probe.

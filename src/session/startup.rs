@@ -215,6 +215,8 @@ impl Session {
             skipping: false,
             skipping_here: false,
             flushed: false,
+            copying_in: false,
+            copy_ended: false,
             encoding: "UTF8".to_owned(),
             standard_strings: true,
             batch: Batch::default(),

@@ -212,8 +212,17 @@ impl Raw {
         self.answer()
     }
 
+    /// Everything up to ReadyForQuery, where the data of COPY FROM STDIN have been sent already.
+    pub fn answer_to_copy(&mut self) -> Answer {
+        self.answered(false)
+    }
+
     /// Everything up to ReadyForQuery.
     pub fn answer(&mut self) -> Answer {
+        self.answered(true)
+    }
+
+    fn answered(&mut self, copies: bool) -> Answer {
         let mut answer = Answer::default();
         loop {
             let message = self.next().unwrap_or_else(|e| panic!("{e}; so far {answer:?}"));
@@ -228,7 +237,7 @@ impl Raw {
                 // COPY: the number of columns, and each message as a row.
                 b'H' => answer.columns = vec![(format!("COPY {:?}", &message.body[..3]), 0)],
                 b'd' => answer.rows.push(vec![Some(message.body)]),
-                b'G' => {
+                b'G' if copies => {
                     let data = std::mem::take(&mut self.copy_data);
                     self.send(b'd', data.as_bytes());
                     self.send(b'c', b"");
