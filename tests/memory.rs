@@ -1,11 +1,10 @@
 //! What a session costs: next to nothing while it is idle, and no more than a stated bound while one side is slower than the other
 //! (docs/CHANNEL.md).
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use menshen::cli::demo::data;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::menshen::{CASE, demo_policy, unlimited_policy};
@@ -155,18 +154,8 @@ async fn lenient(mut client: tokio::net::TcpStream, real: u16) -> std::io::Resul
     Ok(())
 }
 
-#[test]
-fn an_idle_connection_costs_at_most_thirty_kib() {
-    // Two descriptors for each in this process and in Menshen.
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let most = files.current.unwrap_or(u64::MAX).min(files.maximum.unwrap_or(u64::MAX));
-    let many = usize::try_from((most.saturating_sub(500) / 2).min(5000)).unwrap();
-    assert!(many > 200, "too few open files are allowed: {most}");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+/// Such a server, for as long as the runtime lives.
+fn lenient_server(runtime: &tokio::runtime::Runtime) -> u16 {
     let real = Postgres::get().port;
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -175,33 +164,124 @@ fn an_idle_connection_costs_at_most_thirty_kib() {
             tokio::spawn(lenient(client, real));
         }
     });
+    port
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().unwrap()
+}
+
+/// How many connections this process and Menshen may have: two descriptors for each.
+fn most_connections() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = files.current.unwrap_or(u64::MAX).min(files.maximum.unwrap_or(u64::MAX));
+    let many = usize::try_from((most.saturating_sub(500) / 2).min(5000)).unwrap();
+    assert!(many > 200, "too few open files are allowed: {most}");
+    many
+}
+
+/// Opens connections one by one, and gives the bytes that each costs. The first ones pay for what all of them use.
+fn cost<C>(menshen: &Menshen, many: usize, connect: impl Fn() -> C) -> u64 {
+    let first: Vec<C> = (0..100).map(|_| connect()).collect();
+    let before = settled(menshen);
+    let others: Vec<C> = (first.len()..many).map(|_| connect()).collect();
+    let after = settled(menshen);
+    let each = after.saturating_sub(before) * 1024 / others.len() as u64;
+    println!(
+        "{} idle connections: {before} KiB, then {after} KiB: {each} bytes each",
+        others.len()
+    );
+    each
+}
+
+#[test]
+fn an_idle_connection_costs_at_most_thirty_kib() {
+    let runtime = runtime();
+    let port = lenient_server(&runtime);
     let menshen = Menshen::behind(
         &format!("hosts = [\"127.0.0.1:{port}\"]"),
         &Postgres::get().shop(),
         &demo_policy(),
         "[limits]\nsessions_max = 6000\n",
     );
-    let connect = |n: usize| -> Vec<Raw> {
-        (0..n)
-            .map(|_| {
-                let stream = TcpStream::connect(("127.0.0.1", menshen.port)).unwrap();
-                Raw::on_stream(stream, &menshen.database, "analyst", &data::password("analyst"), &[]).unwrap()
-            })
-            .collect()
+    let each = cost(&menshen, most_connections(), || menshen.connect("analyst", ""));
+    assert!(each <= IDLE_KIB * 1024, "{each} bytes for each idle connection");
+}
+
+#[test]
+fn an_idle_connection_with_tls_costs_no_more_than_that() {
+    let runtime = runtime();
+    let port = lenient_server(&runtime);
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    std::fs::write(keys.path().join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(keys.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let at = keys.path().display();
+    let menshen = Menshen::behind(
+        &format!("hosts = [\"127.0.0.1:{port}\"]"),
+        &Postgres::get().shop(),
+        &demo_policy(),
+        &format!("[tls]\ncert = \"{at}/cert.pem\"\nkey = \"{at}/key.pem\"\n"),
+    );
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    let config = std::sync::Arc::new(config);
+    let body = format!("user\0analyst\0database\0{}\0\0", menshen.database);
+    let length = i32::try_from(body.len() + 8).unwrap().to_be_bytes();
+    let startup = [&length, &196_608_i32.to_be_bytes(), body.as_bytes()].concat();
+    let each = cost(&menshen, 900, || {
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let connection = rustls::ClientConnection::new(config.clone(), name).unwrap();
+        let tcp = TcpStream::connect(("127.0.0.1", menshen.port)).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut tls = rustls::StreamOwned::new(connection, tcp);
+        tls.write_all(&startup).unwrap();
+        let mut said = Vec::new();
+        while !said.ends_with(b"Z\0\0\0\x05I") {
+            let mut some = [0_u8; 512];
+            let n = tls.read(&mut some).unwrap();
+            assert!(n > 0, "{}", String::from_utf8_lossy(&said));
+            said.extend(&some[..n]);
+        }
+        tls
+    });
+    assert!(each <= IDLE_KIB * 1024, "{each} bytes for each idle connection");
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind() {
+    let runtime = runtime();
+    let port = lenient_server(&runtime);
+    let menshen = Menshen::behind(
+        &format!("hosts = [\"127.0.0.1:{port}\"]"),
+        &Postgres::get().shop(),
+        &demo_policy(),
+        "[limits]\nsessions_max = 50\nsessions_per_login_max = 50\nsessions_per_address_max = 50\n",
+    );
+    let churn = |rounds: usize| {
+        for round in 0..rounds {
+            let sessions: Vec<Raw> = (0..10).map(|_| menshen.connect("analyst", "")).collect();
+            for mut raw in sessions {
+                match round % 3 {
+                    0 => raw.send(b'X', b""),
+                    1 => raw.write_raw(b"Q\0\0"),
+                    _ => {}
+                }
+            }
+            // Some who do not come in.
+            let mut half = TcpStream::connect(("127.0.0.1", menshen.port)).unwrap();
+            half.write_all(b"\0\0\x01").unwrap();
+        }
     };
-    // The first ones pay for what all of them use.
-    let first = connect(100);
+    churn(30);
     let before = settled(&menshen);
-    let others = connect(many - first.len());
-    let after = settled(&menshen);
-    let each = (after.saturating_sub(before)) * 1024 / others.len() as u64;
-    println!(
-        "{} idle connections: {before} KiB, then {after} KiB: {each} bytes each",
-        others.len()
-    );
-    assert!(
-        each <= IDLE_KIB * 1024,
-        "{each} bytes for each of {} idle connections",
-        others.len()
-    );
+    churn(200);
+    bounded(&menshen, before, "2000 connections later");
 }

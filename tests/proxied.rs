@@ -90,3 +90,56 @@ fn nobody_else_may_choose_an_address() {
     let plain = Menshen::on(&menshen.database, &demo_policy(), "");
     assert!(login(&plain, &header([198, 51, 100, 7])).is_err());
 }
+
+/// A greeting with everything that there is: header, SSLRequest, GSSENCRequest, StartupMessage.
+fn greeting(database: &str) -> Vec<u8> {
+    let body = format!("user\0analyst\0database\0{database}\0\0");
+    let length = i32::try_from(body.len() + 8).unwrap().to_be_bytes();
+    let startup = [&length, &196_608_i32.to_be_bytes(), body.as_bytes()].concat();
+    let requests = [[0, 0, 0, 8, 4, 210, 22, 47], [0, 0, 0, 8, 4, 210, 22, 48]].concat();
+    [header([198, 51, 100, 7]), requests, startup].concat()
+}
+
+#[test]
+fn a_greeting_may_end_or_be_wrong_at_any_byte() {
+    // No more seats than a leak of one in twenty would take.
+    let config = "proxy_protocol = [\"127.0.0.0/8\"]\n[limits]\nsessions_max = 20\nstartup_seconds_max = 20\n";
+    let menshen = Menshen::with(&demo_policy(), config);
+    let whole = greeting(&menshen.database);
+    let mut seen = std::collections::BTreeMap::new();
+    let mut tell = |bytes: &[u8]| {
+        // Whoever is turned away for want of a seat tries again: those before it are still being closed.
+        for _ in 0..1000 {
+            let mut stream = begin(&menshen, bytes);
+            let _gone = stream.shutdown(std::net::Shutdown::Write);
+            let mut said = Vec::new();
+            let _reset = stream.read_to_end(&mut said);
+            if !String::from_utf8_lossy(&said).contains("too many clients") {
+                // After the answers to both requests: what kind of message.
+                let kind = said.iter().find(|b| **b != b'N').map_or('-', |b| char::from(*b));
+                *seen.entry(kind).or_insert(0) += 1;
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("seats are not given back");
+    };
+    for end in 0..whole.len() {
+        tell(&whole[..end]);
+    }
+    for at in 0..whole.len() {
+        for change in [0x00, 0x01, 0x7f, 0xff] {
+            let mut wrong = whole.clone();
+            wrong[at] ^= change;
+            tell(&wrong);
+        }
+    }
+    println!("{} greetings: {seen:?}", seen.values().sum::<u32>());
+    assert!(
+        seen.contains_key(&'R') && seen.contains_key(&'E') && seen.contains_key(&'-'),
+        "{seen:?}"
+    );
+    let mut raw = login(&menshen, &header([198, 51, 100, 7])).unwrap();
+    assert_eq!(raw.simple("SELECT 1").text(0, 0), "1");
+    assert!(!menshen.log().contains("error of Menshen itself"));
+}

@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::harness::menshen::demo_policy;
-use crate::harness::{Menshen, postgres};
+use crate::harness::{Menshen, Postgres, postgres};
 
 /// An authority, a certificate of the server, and one of a client, in a directory.
 struct Keys {
@@ -159,6 +159,79 @@ fn required_tls_is_required_before_anything_is_opened_upstream() {
     assert!(menshen.audit().contains("\"tls-required\""));
     let (fine, text) = psql_as(&menshen, "analyst", "sslmode=require ssl_max_protocol_version=TLSv1.2");
     assert!(!fine && text.contains("protocol version"), "{text}");
+}
+
+#[test]
+fn a_cancel_request_passes_where_tls_is_required() {
+    let keys = Keys::new();
+    let menshen = Menshen::with(&demo_policy(), &keys.config("mode = \"required\""));
+    let mut psql = Command::new(postgres::programs().join("psql"));
+    psql.args(["-X", "-q", "-c", "SELECT pg_sleep(600) /* to be cancelled */"])
+        .arg(format!(
+            "host=127.0.0.1 port={} user=analyst dbname={} sslmode=require",
+            menshen.port, menshen.database
+        ));
+    psql.env("PGPASSWORD", data::password("analyst"));
+    let psql = psql.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%to be cancelled%' AND state = 'active' AND pid <> pg_backend_pid()";
+    let begun = std::time::Instant::now();
+    while Postgres::get().sql("postgres", running).trim() == "0" {
+        assert!(begun.elapsed().as_secs() < 60, "psql does not run");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // As Ctrl-C. libpq sends its cancel requests in the clear, until version 17.
+    let sent = Command::new("kill")
+        .args(["-INT", &psql.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    let output = psql.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("canceling statement due to user request"), "{text}");
+}
+
+#[test]
+fn check_tells_who_may_come_in_and_reads_the_files() {
+    let keys = Keys::new();
+    let menshen = Menshen::with(&demo_policy(), "");
+    let check = |config: &str| {
+        let host = format!("hosts = [\"127.0.0.1:{}\"]", Postgres::get().port);
+        menshen.write_config(&host, config);
+        let output = Command::new(env!("CARGO_BIN_EXE_menshen"))
+            .args([
+                "check",
+                "policy.toml",
+                "--config",
+                "menshen.toml",
+                "--database",
+                &menshen.database,
+            ])
+            .current_dir(menshen.directory.path())
+            .output()
+            .unwrap();
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        (output.status.code(), format!("{out}{err}"))
+    };
+    let rules = "[[access]]\naction = \"allow\"\n[limits]\nidle_seconds_max = 600\nsessions_per_login_max = 9\n";
+    let tls = keys.config("mode = \"required\"\nclient_ca = \"DIR/ca.pem\"");
+    let (code, text) = check(&format!("proxy_protocol = \"10.0.0.0/8\"\n{tls}{rules}"));
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "clients: TLS required (from 1.2 on, client certificates verify-full); 1 access rule; PROXY headers from 10.0.0.0/8",
+        "limits: 1000 connections, 500 of them not logged in, 9 per login, start-up 60 s, idle 600 s, client message 60 s",
+    ] {
+        assert!(text.contains(part), "{part} not in\n{text}");
+    }
+    let (code, text) = check("[tls]\ncert = \"none.pem\"\nkey = \"none.key\"\n");
+    assert!(code == Some(1) && text.contains("none.key"), "{text}");
+    let (code, text) = check("[tls]\ncert = \"c\"\nkey = \"k\"\nmod = \"off\"\n[[access]]\naction = \"no\"\n");
+    assert!(
+        code == Some(2) && text.contains("did you mean `mode`?") && text.contains("none of allow, deny"),
+        "{text}"
+    );
 }
 
 #[test]

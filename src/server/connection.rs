@@ -51,14 +51,15 @@ pub async fn run(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, mut seat
         tracing::debug!(%peer, "TCP keepalive: {e}");
     }
     let ends = Instant::now() + limits.startup;
-    let greeted = greeting::greet(&shared, tcp, peer, &mut seat);
+    // What happens once in a session is boxed, here and below: it would be paid for as long as the session lives.
+    let greeted = Box::pin(greeting::greet(&shared, tcp, peer, &mut seat));
     let greeted = tokio::select! {
         greeted = tokio::time::timeout_at(ends, greeted) => greeted,
         () = drain::too_late_to_greet(stage.clone()) => return,
     };
     let stopping = *stage.borrow() > Stage::Serving;
     match greeted {
-        Ok(Ok(Some(greeted))) if stopping => turn_away(greeted.client, &drain::not_now()).await,
+        Ok(Ok(Some(greeted))) if stopping => Box::pin(turn_away(greeted.client, &drain::not_now())).await,
         Ok(Ok(Some(greeted))) => serve(shared, greeted, seat, ends, stage).await,
         Ok(Ok(None)) => {}
         Ok(Err(e)) => tracing::debug!(%peer, "start-up failed: {e}"),
@@ -114,7 +115,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     } = greeted;
     let startup = match session::parse_startup(&body) {
         Ok(startup) => startup,
-        Err(refusal) => return turn_away(client, &refusal).await,
+        Err(refusal) => return Box::pin(turn_away(client, &refusal)).await,
     };
     let (login, database) = (startup.login(), startup.database());
     // Those of now: a reload counts for whoever comes after it.
@@ -124,7 +125,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     if let Err(refusal) = admitted {
         tracing::warn!(address = %visitor.address, login, database, "connection refused: {}", refusal.message);
         shared.audit_refused(&visitor, Some((login, database)), &refusal);
-        return turn_away(client, &refusal).await;
+        return Box::pin(turn_away(client, &refusal)).await;
     }
     let mut nonce = [0_u8; 16];
     if getrandom::fill(&mut nonce).is_err() {
@@ -141,8 +142,8 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     let id = settings.id;
     let (mut session, startup) = Session::new(&startup, settings);
     let upstreams = shared.upstreams.load_full();
-    let opened = match tokio::time::timeout_at(startup_ends, upstreams.open(&startup)).await {
-        Err(_) => return turn_away(client, &Expiry::Startup.refusal()).await,
+    let opened = match tokio::time::timeout_at(startup_ends, Box::pin(upstreams.open(&startup))).await {
+        Err(_) => return Box::pin(turn_away(client, &Expiry::Startup.refusal())).await,
         Ok(Ok(opened)) => opened,
         Ok(Err(why)) => {
             let unreachable = failure("08001", "upstream", why.to_owned());
@@ -198,7 +199,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
             Stage::Ending => {
                 connection.farewell();
                 reason = "Menshen is shutting down";
-                connection.interrupt().await;
+                Box::pin(connection.interrupt()).await;
                 break;
             }
             Stage::Serving | Stage::Draining => {}
@@ -359,7 +360,7 @@ impl Connection {
                 Action::CancelUpstream => self.cancel(),
                 Action::Admitted => {
                     self.seat.authenticated();
-                    if !self.find_keeper().await {
+                    if !Box::pin(self.find_keeper()).await {
                         return;
                     }
                 }
