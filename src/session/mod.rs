@@ -42,9 +42,11 @@ pub use startup::parse_startup;
 /// Client messages that may wait here before no more are read, and their bytes.
 const WAITING_MAX: usize = 64;
 const WAITING_BYTES_MAX: usize = 256 * 1024;
-/// Replies that may be owed before no more is taken from the client. The server keeps back at most 8 KiB of replies, fewer than 2000, until
-/// it is asked for them, and errors not at all: however long a pipeline is, these become fewer without the client's help.
-const OWED_MAX: usize = 4096;
+/// Replies that may be owed before no more is taken from the client: where the server has been told to send them, and where not yet. It keeps
+/// back at most 8 KiB of replies, fewer than 1700, and errors not at all: however long a pipeline is, these become fewer without the
+/// client's help.
+const OWED_MAX: usize = 256;
+const OWED_IN_PIPELINE_MAX: usize = 2048;
 
 /// What a session is told about itself.
 #[derive(Debug, Clone)]
@@ -347,7 +349,7 @@ impl Session {
 
     /// Takes client messages from the front as long as nothing has to be waited for.
     fn pump(&mut self, now: Timestamp) {
-        while self.hold.is_none() && self.phase != Phase::Closed && self.owed.len() < OWED_MAX {
+        while self.hold.is_none() && self.phase != Phase::Closed && !self.owes_much() {
             if !self.turns.is_empty() {
                 if !self.take_turn(now) {
                     return;
@@ -365,6 +367,11 @@ impl Session {
             }
             self.refreshed_for_front = None;
         }
+    }
+
+    fn owes_much(&self) -> bool {
+        let flushes = |o: &Owed| matches!(o, Owed::Query { .. } | Owed::Sync { .. });
+        self.owed.len() >= OWED_MAX && (self.owed.len() >= OWED_IN_PIPELINE_MAX || self.owed.iter().any(flushes))
     }
 
     fn send_client(&mut self, bytes: Bytes) {
