@@ -17,6 +17,12 @@ fn main() -> ExitCode {
     } else {
         tracing::subscriber::set_global_default(log.json().finish())
     };
+    // A panic's message may quote what it failed on, and a hostile client can cause some (pgwire on short bodies; they are caught): the place
+    // is enough to find it.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a panic was caught");
+    }));
     // The first installation counts; there is no other in this process.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     menshen::cli::run()

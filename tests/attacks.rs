@@ -183,6 +183,7 @@ fn every_known_bypass_is_tried() {
         include_str!("canary.rs"),
         include_str!("channel.rs"),
         include_str!("counts.rs"),
+        include_str!("faults.rs"),
         include_str!("fuzz.rs"),
         include_str!("generated.rs"),
         include_str!("grants.rs"),

@@ -13,6 +13,7 @@ mod canary;
 mod channel;
 mod clients;
 mod counts;
+mod faults;
 mod fuzz;
 mod generated;
 mod generator;

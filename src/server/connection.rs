@@ -253,6 +253,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
             },
             _ = stage.changed() => continue,
             read = from_server.fill(&mut server_reads), if connection.session.wants_server() && room_for_server => match read {
+                Ok(0) | Err(_) if connection.session.is_leaving() => break,
                 Ok(0) | Err(_) => {
                     let lost = failure("08006", "upstream-lost", "the connection to the database server was lost".to_owned());
                     connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));

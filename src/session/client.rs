@@ -93,9 +93,10 @@ impl Session {
                 self.send_server(frame.bytes);
                 Taken::Done
             }
+            // The server answers what it has been asked before it closes.
             b'X' => {
                 self.send_server(frame.bytes);
-                self.close(None);
+                self.leaving = true;
                 Taken::Done
             }
             other => {

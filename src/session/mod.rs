@@ -208,6 +208,8 @@ pub struct Session {
     batch: Batch,
     charging: bool,
     authentication: Watcher,
+    /// The client has said Terminate.
+    leaving: bool,
     /// The client may bind SCRAM to its TLS channel.
     binding_passes: bool,
     /// The server has offered to bind SCRAM to the channel, and the client has not heard of it.
@@ -301,7 +303,7 @@ impl Session {
     #[must_use]
     pub fn wants_client(&self) -> bool {
         let waiting = || self.client.iter().map(|f| f.bytes.len()).sum::<usize>();
-        self.phase != Phase::Closed && self.client.len() < WAITING_MAX && waiting() < WAITING_BYTES_MAX
+        self.phase != Phase::Closed && !self.leaving && self.client.len() < WAITING_MAX && waiting() < WAITING_BYTES_MAX
     }
 
     /// Whether more server bytes may be read.
@@ -310,9 +312,16 @@ impl Session {
         !self.charging && self.phase != Phase::Closed
     }
 
-    /// The connection is over for a reason outside of the session: the last note, unless it has been made.
+    /// Whether the client has said Terminate: the server closes when it has answered.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// The connection is over for a reason outside of the session: the last note, unless it has been made. Nothing that is said after
+    /// the client's Terminate needs one.
     pub fn end(&mut self, reason: &str) -> Vec<Action> {
-        self.close(Some(reason.to_owned()));
+        self.close((!self.leaving).then(|| reason.to_owned()));
         std::mem::take(&mut self.out)
     }
 

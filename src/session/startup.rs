@@ -222,6 +222,7 @@ impl Session {
             batch: Batch::default(),
             charging: false,
             authentication,
+            leaving: false,
             binding_passes: false,
             binding_withheld: false,
             ended: 0,

@@ -2,6 +2,7 @@
 //! receiver of webhooks. Nothing is taken for granted on the machine but PostgreSQL's programs, and nothing stays behind.
 
 pub mod canary;
+pub mod faults;
 pub mod menshen;
 pub mod postgres;
 pub mod raw;
