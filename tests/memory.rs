@@ -115,6 +115,56 @@ fn a_pipeline_whose_answers_nobody_reads_costs_no_more_than_the_bound() {
     }
 }
 
+#[test]
+fn a_server_that_does_not_read_costs_no_more_than_the_bound() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("analyst", "");
+    assert_eq!(raw.simple("SELECT pg_sleep(0)").error, None);
+    let before = settled(&menshen);
+    raw.send(b'Q', b"SELECT pg_sleep(20)\0");
+    // CopyData, which the server ignores outside of COPY, when it comes to read it.
+    let mut data = b"d".to_vec();
+    data.extend(30_004_i32.to_be_bytes());
+    data.extend(vec![b'x'; 30_000]);
+    let mut writer = raw.writer();
+    writer.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
+    let mut sent = 0;
+    while sent < 200_000_000 {
+        match writer.write(&data.repeat(10)) {
+            Ok(n) => sent += n,
+            Err(_) => break,
+        }
+    }
+    bounded(&menshen, before, &format!("{sent} bytes for a server that sleeps"));
+}
+
+#[test]
+fn a_large_message_costs_four_times_its_size_at_most() {
+    const BYTES: usize = 30_000_000;
+    let most = |run: &dyn Fn(&mut Raw)| {
+        let menshen = Menshen::with(&unlimited_policy(), "");
+        let mut raw = menshen.connect("analyst", "");
+        assert_eq!(raw.simple("SELECT repeat('x', 3)").error, None);
+        let before = settled(&menshen);
+        run(&mut raw);
+        let most = menshen.rss_most_kib() - before;
+        println!("a message of {BYTES} bytes: {most} KiB more");
+        assert!(most <= BOUND_KIB + 4 * BYTES as u64 / 1024, "{most} KiB");
+    };
+    // From the server, and from the client.
+    most(&|raw| {
+        let answer = raw.simple(&format!("SELECT repeat('x', {BYTES})"));
+        assert_eq!(answer.text(0, 0).len(), BYTES);
+    });
+    most(&|raw| {
+        let text = "x".repeat(BYTES);
+        assert_eq!(
+            raw.extended("SELECT length($1)", &[&text], false).text(0, 0),
+            BYTES.to_string()
+        );
+    });
+}
+
 /// A server that lets everybody in and says no more. The service login is passed on to a real one.
 async fn lenient(mut client: tokio::net::TcpStream, real: u16) -> std::io::Result<()> {
     let mut startup;

@@ -98,6 +98,7 @@ pub(super) struct Connection {
     pub(super) id: u64,
     pub(super) visitor: Visitor,
     seat: Seat,
+    startup_ends: Instant,
     place: Place,
     keeper: Option<Arc<Keeper>>,
     key: Option<Bytes>,
@@ -166,6 +167,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         id,
         visitor,
         seat,
+        startup_ends,
         place,
         keeper: None,
         key: None,
@@ -361,8 +363,14 @@ impl Connection {
                 Action::CancelUpstream => self.cancel(),
                 Action::Admitted => {
                     self.seat.authenticated();
-                    if !Box::pin(self.find_keeper()).await {
-                        return;
+                    let ends = self.startup_ends;
+                    match tokio::time::timeout_at(ends, Box::pin(self.find_keeper())).await {
+                        Ok(true) => {}
+                        Ok(false) => return,
+                        Err(_) => {
+                            tracing::error!(session = self.id, "the catalog was not read in time");
+                            return self.fatal(&Expiry::Startup.refusal());
+                        }
                     }
                 }
                 Action::Key(key) => {
