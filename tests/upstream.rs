@@ -96,6 +96,64 @@ fn the_wanted_kind_of_server_is_found_and_the_next_one_when_it_dies() {
 }
 
 #[test]
+fn a_changed_catalog_is_known_on_every_server_and_by_every_address() {
+    let primary = Postgres::own(&[]);
+    let standby = primary.standby();
+    primary.sql("shop", "GRANT CREATE ON SCHEMA crm TO analyst");
+    // The primary by two addresses: both have a keeper of the catalog.
+    let upstream = format!(
+        "hosts = [\"127.0.0.1:{}\", \"{}:{}\", \"127.0.0.1:{}\"]\nload_balance_hosts = \"random\"",
+        primary.port,
+        primary.root.display(),
+        primary.port,
+        standby.port
+    );
+    let policy = format!("{}\n[[grants]]\nrole = \"analyst\"\nddl = true\n", unlimited_policy());
+    let menshen = Menshen::behind(&upstream, "shop", &policy, "[catalog]\nrefresh_seconds = 86400\n");
+    let mut sessions: std::collections::BTreeMap<String, Raw> = std::collections::BTreeMap::new();
+    for _ in 0..100 {
+        let mut raw = try_connect(&menshen).unwrap();
+        let place = format!(
+            "{} {}",
+            port(&mut raw),
+            raw.simple("SELECT inet_server_addr()").text(0, 0)
+        );
+        sessions.entry(place).or_insert(raw);
+    }
+    assert_eq!(sessions.len(), 3, "{:?}", sessions.keys());
+    let writer = format!("{} 127.0.0.1", primary.port);
+    let view = |columns: &str| format!("CREATE OR REPLACE VIEW crm.v_moves AS SELECT id, {columns} FROM crm.customers");
+    let replaced = sessions.get_mut(&writer).unwrap().simple(&view("city"));
+    assert_eq!(replaced.error, None);
+    let read = |raw: &mut Raw| raw.simple("SELECT city FROM crm.v_moves WHERE id = 1");
+    let clear = primary.sql("shop", "SELECT phone FROM crm.customers WHERE id = 1");
+    for raw in sessions.values_mut() {
+        // A standby comes to know it when it has replayed it.
+        let begun = Instant::now();
+        while read(raw).error.is_some() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+        }
+    }
+    assert_eq!(
+        sessions.get_mut(&writer).unwrap().simple(&view("phone AS city")).error,
+        None
+    );
+    for (place, raw) in &mut sessions {
+        let begun = Instant::now();
+        loop {
+            let answer = read(raw);
+            assert_eq!(answer.error, None, "{place}");
+            let seen = answer.text(0, 0);
+            assert_ne!(seen, clear.trim(), "{place}");
+            if seen.contains('*') {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{place}: {seen}");
+        }
+    }
+}
+
+#[test]
 fn a_cancel_request_goes_to_the_server_of_its_session() {
     let other = Postgres::own(&[]);
     let both = hosts(&[other.port, Postgres::get().port], "load_balance_hosts = \"random\"");

@@ -42,6 +42,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         }
         println!("{}", config.channel.summary());
         println!("{}", config.limits.summary());
+        println!("{}", config.upstream.summary());
         let catalog = server::runtime()
             .map_err(|e| e.to_string())
             .and_then(|runtime| runtime.block_on(server::keeper::read_any(&config, &args.database)));

@@ -73,6 +73,22 @@ impl Default for Upstream {
     }
 }
 
+impl Upstream {
+    /// In one line, for `menshen check`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
+        let attrs = ATTRS.iter().find(|(_, a)| *a == self.target_session_attrs);
+        let mode = MODES.iter().find(|(_, m)| *m == self.sslmode);
+        format!(
+            "servers: {}; target_session_attrs {}, sslmode {}",
+            hosts.join(", "),
+            attrs.map_or("", |(name, _)| name),
+            mode.map_or("", |(name, _)| name)
+        )
+    }
+}
+
 /// One of `hosts`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {

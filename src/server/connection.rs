@@ -356,7 +356,7 @@ impl Connection {
                 Action::Charge(request) => self.charge(*request),
                 Action::CatalogChanged => {
                     if let Some(keeper) = &self.keeper {
-                        keeper.changed();
+                        keeper.changed(&self.shared);
                     }
                 }
                 Action::RefreshCatalog => self.refresh(),

@@ -1,7 +1,7 @@
 //! Keeping catalogs fresh: one [`Keeper`] per server and database.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
@@ -24,7 +24,12 @@ pub struct Keeper {
     /// Changes of the catalog that sessions have told of, and how many of them the ground knows.
     changes: std::sync::atomic::AtomicU64,
     known_changes: std::sync::atomic::AtomicU64,
+    /// Until then the catalog is read for every statement: a change may be on its way here.
+    restless: std::sync::Mutex<Option<Instant>>,
 }
+
+/// A standby replays a change of the primary within this time, or has its catalog read by the timer.
+const LAG: Duration = Duration::from_secs(10);
 
 impl Judge for Keeper {
     fn ground(&self) -> Arc<Ground> {
@@ -33,7 +38,9 @@ impl Judge for Keeper {
 
     fn is_behind(&self) -> bool {
         use std::sync::atomic::Ordering::SeqCst;
+        let restless = *self.restless.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.known_changes.load(SeqCst) < self.changes.load(SeqCst)
+            || restless.is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -54,22 +61,35 @@ impl Keeper {
         let catalog = Arc::new(read(&shared.upstreams.load_full(), place, database, 1).await?);
         let rules = shared.rules.load_full();
         let ground = resolve(rules, catalog, None).await?;
+        // Where the database is known by another address, a change that was told there meanwhile is missing here.
+        let others = shared.keepers().iter().any(|k| k.database == database);
         let keeper = Arc::new(Self {
             place: place.clone(),
             database: database.to_owned(),
             ground: ArcSwap::from_pointee(ground),
             reading: Mutex::new(0),
             begun: std::sync::atomic::AtomicU64::new(0),
-            changes: std::sync::atomic::AtomicU64::new(0),
+            changes: std::sync::atomic::AtomicU64::new(u64::from(others)),
             known_changes: std::sync::atomic::AtomicU64::new(0),
+            restless: std::sync::Mutex::default(),
         });
         let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(Arc::clone(keepers.entry(name).or_insert(keeper)))
     }
 
-    /// A session has committed a change of the catalog.
-    pub(super) fn changed(&self) {
-        self.changes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    /// A session has committed a change of the catalog. Other keepers of the database may be of the same server by another address, and learn it
+    /// at once; or of a standby, which comes to it in its own time.
+    pub(super) fn changed(&self, shared: &Shared) {
+        for keeper in shared.keepers().iter().filter(|k| k.database == self.database) {
+            keeper.changes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            if keeper.place != self.place {
+                let mut restless = keeper
+                    .restless
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                *restless = Some(Instant::now() + LAG);
+            }
+        }
     }
 
     /// Reads the catalog anew. Requests that come while one is being read share the next.
@@ -165,6 +185,17 @@ pub async fn read_any(config: &Config, database: &str) -> Result<Catalog, String
     read(&upstreams, &place, database, 1).await
 }
 
+/// A server that is gone (its name leads elsewhere now) and on which no session is left needs no keeper. False: somebody needs it.
+fn forget(shared: &Shared, keeper: &Arc<Keeper>) -> bool {
+    let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // The map's, and the caller's.
+    if Arc::strong_count(keeper) > 2 {
+        return false;
+    }
+    keepers.remove(&(keeper.place.clone(), keeper.database.clone()));
+    true
+}
+
 /// Refreshes catalogs on a timer.
 pub(super) fn watch(shared: &Arc<Shared>) {
     let timer = Arc::clone(shared);
@@ -180,6 +211,9 @@ pub(super) fn watch(shared: &Arc<Shared>) {
             }
             for keeper in timer.keepers() {
                 if let Err(e) = keeper.refresh(&timer).await {
+                    if forget(&timer, &keeper) {
+                        continue;
+                    }
                     tracing::error!(database = %keeper.database, server = %keeper.place, "catalog not refreshed, the old one stays: {e}");
                 }
             }
