@@ -161,14 +161,7 @@ fn a_server_s_certificate_is_checked_as_sslmode_says() {
     // A cancel request goes the same way.
     let menshen = behind(server.port, files.path(), full);
     let mut raw = try_connect(&menshen).unwrap();
-    raw.send(b'Q', b"SELECT pg_sleep(20)\0");
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    let packet = [&16_i32.to_be_bytes()[..], &80_877_102_i32.to_be_bytes(), &raw.key].concat();
-    std::net::TcpStream::connect(("127.0.0.1", menshen.port))
-        .unwrap()
-        .write_all(&packet)
-        .unwrap();
-    assert_eq!(raw.answer().sqlstate(), "57014");
+    assert_eq!(raw.cancelled(menshen.port, "SELECT pg_sleep(50)").sqlstate(), "57014");
     // Off: the server answers N.
     server.sql("postgres", "ALTER SYSTEM SET ssl = off");
     server.sql("postgres", "SELECT pg_reload_conf()");

@@ -217,6 +217,28 @@ impl Raw {
         self.answered(false)
     }
 
+    /// Sends a statement that takes long, and CancelRequests to a port until it is answered: one that comes before the statement has begun is
+    /// lost, as without Menshen.
+    pub fn cancelled(&mut self, port: u16, sql: &str) -> Answer {
+        let length = i32::try_from(self.key.len() + 8).unwrap().to_be_bytes();
+        let packet = [&length[..], &80_877_102_i32.to_be_bytes(), &self.key].concat();
+        self.send(b'Q', &[sql.as_bytes(), b"\0"].concat());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(300));
+                    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                    stream.write_all(&packet).unwrap();
+                    let _closed = stream.read(&mut [0]);
+                }
+            });
+            let answer = self.answer();
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            answer
+        })
+    }
+
     /// Everything up to ReadyForQuery.
     pub fn answer(&mut self) -> Answer {
         self.answered(true)
