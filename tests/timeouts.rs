@@ -49,7 +49,7 @@ fn backends(menshen: &Menshen, wanted: &str) {
 
 #[test]
 fn an_idle_session_is_ended_and_trickling_bytes_do_not_keep_it() {
-    let menshen = with("idle_seconds_max = 1");
+    let menshen = with("idle_seconds_max = 2");
     let mut raw = menshen.connect("analyst", "");
     assert_eq!(raw.simple("SELECT 1").text(0, 0), "1");
     assert_eq!(end(&mut raw), "57P05");
@@ -70,9 +70,9 @@ fn an_idle_session_is_ended_and_trickling_bytes_do_not_keep_it() {
     trickle.join().unwrap();
     // A transaction is not idle in that sense; nor is a statement.
     let mut raw = menshen.connect("analyst", "");
-    assert_eq!(raw.simple("SELECT pg_sleep(3)").error, None);
+    assert_eq!(raw.simple("SELECT pg_sleep(4)").error, None);
     assert_eq!(raw.simple("BEGIN").error, None);
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(4));
     assert_eq!(raw.simple("COMMIT").error, None);
     assert!(menshen.audit().contains("idle-session timeout"));
     drop(raw);
@@ -81,7 +81,7 @@ fn an_idle_session_is_ended_and_trickling_bytes_do_not_keep_it() {
 
 #[test]
 fn an_idle_transaction_is_ended_with_what_it_holds() {
-    let menshen = with("idle_in_transaction_seconds_max = 1");
+    let menshen = with("idle_in_transaction_seconds_max = 2");
     let mut idle = menshen.connect("analyst", "");
     let mut raw = menshen.connect("dba", "");
     raw.simple("BEGIN");
@@ -100,7 +100,7 @@ fn an_idle_transaction_is_ended_with_what_it_holds() {
 
 #[test]
 fn a_statement_that_takes_too_long_is_cancelled_and_the_session_goes_on() {
-    let menshen = with("statement_seconds_max = 2");
+    let menshen = with("statement_seconds_max = 3");
     let mut raw = menshen.connect("analyst", "");
     let words = Some((
         "57014".to_owned(),
@@ -119,7 +119,7 @@ fn a_statement_that_takes_too_long_is_cancelled_and_the_session_goes_on() {
     for _ in 0..3 {
         assert_eq!(raw.simple("SELECT pg_sleep(1.2)").error, None);
     }
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(4));
     assert_eq!(raw.simple("SELECT 2").text(0, 0), "2");
     // A cancel request of the client's own keeps the server's words.
     let mut canceller = TcpStream::connect(("127.0.0.1", menshen.port)).unwrap();
@@ -149,7 +149,7 @@ fn half_a_message_and_silence_end_the_session() {
 
 #[test]
 fn a_client_that_takes_nothing_is_shed() {
-    let menshen = with("client_write_seconds_max = 1");
+    let menshen = with("client_write_seconds_max = 3");
     let mut raw = menshen.connect("analyst", "");
     raw.send(b'Q', b"SELECT repeat('x', 1000000) FROM generate_series(1, 200)\0");
     backends(&menshen, "0");
@@ -187,7 +187,7 @@ fn startup(login: &str, database: &str) -> Vec<u8> {
 
 #[test]
 fn start_up_has_an_end_at_every_step() {
-    let menshen = with("startup_seconds_max = 2");
+    let menshen = with("startup_seconds_max = 5");
     let whole = startup("analyst", &menshen.database);
     let half = whole[..20].to_vec();
     for bytes in [b"".to_vec(), half, b"\r\n\r\n\0\r\nQUIT\n".to_vec()] {
@@ -219,7 +219,7 @@ fn start_up_has_an_end_at_every_step() {
     );
     backends(&menshen, "0");
     let mut raw = menshen.connect("analyst", "");
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(6));
     assert_eq!(raw.simple("SELECT 1").text(0, 0), "1");
 }
 
@@ -231,7 +231,7 @@ fn a_stalled_handshake_has_an_end_too() {
     std::fs::write(keys.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
     let at = keys.path().display();
     let menshen = with(&format!(
-        "startup_seconds_max = 1\n[tls]\ncert = \"{at}/cert.pem\"\nkey = \"{at}/key.pem\""
+        "startup_seconds_max = 3\n[tls]\ncert = \"{at}/cert.pem\"\nkey = \"{at}/key.pem\""
     ));
     for hello in [b"".as_slice(), b"\x16\x03\x01"] {
         let mut stream = silent(&menshen, &[0, 0, 0, 8, 4, 210, 22, 47]);
