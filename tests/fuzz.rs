@@ -386,6 +386,8 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             (0..60).map(|_| of_dictionary(&mut dice)).collect()
         }
         "witness" => covering(all, |_, _| {}),
+        "client_wire" => conversations().into_iter().map(|(_, bytes)| bytes).collect(),
+        "server_wire" => answers(),
         _ => covering(all, |text, met| {
             met.extend(
                 targets::statement(text.as_bytes())
@@ -431,7 +433,7 @@ fn edges(tree: &Tree, above: &str, met: &mut BTreeSet<String>) {
 fn the_corpus_of_libfuzzer_and_mutations_of_it_find_nothing() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     if let Some(directory) = std::env::var_os("MENSHEN_CORPUS") {
-        for target in ["statement", "edit", "witness"] {
+        for target in ["statement", "edit", "witness", "client_wire", "server_wire"] {
             let directory = Path::new(&directory).join(target);
             std::fs::create_dir_all(&directory).unwrap();
             for (number, seed) in seeds(target).iter().enumerate() {
@@ -468,4 +470,309 @@ fn the_corpus_of_libfuzzer_and_mutations_of_it_find_nothing() {
         }
     }
     assert!(edited > 60 && read > 20, "{edited} edited, {read} read by the witness");
+}
+
+/// Messages of the protocol, client's side, with what they should come to: messages for the server but Menshen's own.
+fn conversations() -> Vec<(&'static str, Vec<u8>)> {
+    use targets::wire::message;
+    let query = |sql: &str| message(b'Q', &[sql.as_bytes(), b"\0"].concat());
+    let parse = |name: &str, sql: &str| message(b'P', &[name.as_bytes(), b"\0", sql.as_bytes(), b"\0\0\0"].concat());
+    let bind = |portal: &str, name: &str| {
+        message(
+            b'B',
+            &[portal.as_bytes(), b"\0", name.as_bytes(), b"\0\0\0\0\0\0\0"].concat(),
+        )
+    };
+    let describe = |what: &str| message(b'D', &[what.as_bytes(), b"\0"].concat());
+    let execute = |portal: &str, rows: i32| message(b'E', &[portal.as_bytes(), b"\0", &rows.to_be_bytes()].concat());
+    let close = |what: &str| message(b'C', &[what.as_bytes(), b"\0"].concat());
+    let (sync, flush) = (message(b'S', b""), message(b'H', b""));
+    let call = message(
+        b'F',
+        &[&1397_u32.to_be_bytes()[..], &[0, 0, 0, 1, 0, 0, 0, 1, b'7', 0, 0]].concat(),
+    );
+    let people = "SELECT id, phone FROM crm.customers";
+    let mut all = vec![
+        ("a query", query(people)),
+        (
+            "several",
+            [query("BEGIN; SELECT 1"), query(people), query(""), query("COMMIT")].concat(),
+        ),
+        (
+            "in turn",
+            query("CREATE TEMP TABLE t (a int); SELECT a FROM t; DROP TABLE t"),
+        ),
+        (
+            "refused",
+            [query("COPY crm.customers TO '/tmp/x'"), query("SELECT 1")].concat(),
+        ),
+        (
+            "extended",
+            [
+                parse("", people),
+                bind("", ""),
+                describe("P"),
+                execute("", 0),
+                sync.clone(),
+            ]
+            .concat(),
+        ),
+        (
+            "named",
+            [
+                parse("s", people),
+                describe("Ss"),
+                sync.clone(),
+                bind("p", "s"),
+                execute("p", 5),
+                execute("p", 5),
+                close("Pp"),
+                close("Ss"),
+                sync.clone(),
+            ]
+            .concat(),
+        ),
+        (
+            "deep",
+            [
+                [parse("", "SELECT 1"), bind("", ""), execute("", 0)]
+                    .concat()
+                    .repeat(40),
+                sync.clone(),
+            ]
+            .concat(),
+        ),
+        (
+            "refused in the middle",
+            [
+                parse("", "SELECT 1"),
+                bind("", ""),
+                execute("", 0),
+                parse("", "SELECT pg_read_file('x')"),
+                bind("", ""),
+                execute("", 0),
+                sync.clone(),
+                query(people),
+            ]
+            .concat(),
+        ),
+        (
+            "flushed",
+            [
+                parse("", people),
+                flush.clone(),
+                bind("", ""),
+                flush,
+                execute("", 1),
+                sync.clone(),
+            ]
+            .concat(),
+        ),
+        (
+            "a cursor",
+            [
+                query("BEGIN"),
+                query("DECLARE c CURSOR FOR SELECT phone FROM crm.customers"),
+                query("FETCH 3 FROM c"),
+                query("CLOSE c; COMMIT"),
+            ]
+            .concat(),
+        ),
+        (
+            "by SQL",
+            [
+                query("PREPARE p AS SELECT phone FROM crm.customers"),
+                query("EXECUTE p"),
+                query("DEALLOCATE ALL"),
+                query("DISCARD ALL"),
+            ]
+            .concat(),
+        ),
+        (
+            "copy in",
+            [
+                query("COPY crm.notes FROM STDIN"),
+                message(b'd', b"1\t1\tx\n"),
+                message(b'c', b""),
+                message(b'f', b"no\0"),
+            ]
+            .concat(),
+        ),
+        ("a call", [call, query("SELECT 2")].concat()),
+        (
+            "settings",
+            [
+                query("SET search_path = crm"),
+                query("SELECT phone FROM customers"),
+                query("RESET ALL"),
+            ]
+            .concat(),
+        ),
+        (
+            "listen",
+            [query("LISTEN c"), query("NOTIFY c, 'x'"), query("UNLISTEN *")].concat(),
+        ),
+        ("the end", [query("SELECT 1"), message(b'X', b"")].concat()),
+        ("unknown", message(b'y', b"??")),
+        ("a wrong length", b"Q\xff\xff\xff\xff".to_vec()),
+        ("much claimed", b"Q\x3f\xff\xff\xff".to_vec()),
+        ("short bodies", [message(b'B', b""), message(b'P', b"x")].concat()),
+    ];
+    for (number, (_, bytes)) in all.iter_mut().enumerate() {
+        // Every login, portions of every size, a slow server.
+        bytes.insert(0, u8::try_from(number % 32).unwrap());
+    }
+    all
+}
+
+/// The same of a server.
+fn answers() -> Vec<Vec<u8>> {
+    use targets::wire::message;
+    let column = |name: &str| [name.as_bytes(), b"\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0"].concat();
+    let described = |names: &[&str]| {
+        let count = i16::try_from(names.len()).unwrap().to_be_bytes();
+        message(
+            b'T',
+            &[count.to_vec(), names.iter().flat_map(|n| column(n)).collect()].concat(),
+        )
+    };
+    let row = |values: &[&str]| {
+        let mut body = i16::try_from(values.len()).unwrap().to_be_bytes().to_vec();
+        for value in values {
+            body.extend(i32::try_from(value.len()).unwrap().to_be_bytes());
+            body.extend(value.as_bytes());
+        }
+        message(b'D', &body)
+    };
+    let done = [message(b'C', b"SELECT 2\0"), message(b'Z', b"I")].concat();
+    let hidden = ["id", "phone", "menshen_k1"];
+    let extended = [
+        message(b'1', b""),
+        message(b't', b"\0\0"),
+        described(&hidden),
+        message(b'2', b""),
+        described(&hidden),
+    ]
+    .concat();
+    let mut all = vec![
+        [
+            described(&hidden),
+            row(&["1", "138", "1"]),
+            row(&["2", "139", "2"]),
+            done.clone(),
+        ]
+        .concat(),
+        [described(&["id", "phone"]), row(&["1", "138"]), done.clone()].concat(),
+        [extended, row(&["1", "138", "1"]), done.clone()].concat(),
+        [row(&["1", "138", "1"]), done.clone()].concat(),
+        [
+            message(b'H', b"\0\0\x03\0\0\0\0\0\0"),
+            message(b'd', b"1\t138\t1\n"),
+            message(b'c', b""),
+            done.clone(),
+        ]
+        .concat(),
+        [message(b'G', b"\0\0\0"), done.clone()].concat(),
+        [
+            message(b'N', b"SNOTICE\0C01000\0Mhello\0\0"),
+            message(b'A', b"\0\0\0\x01c\0p\0"),
+            message(b'S', b"TimeZone\0UTC\0"),
+            done.clone(),
+        ]
+        .concat(),
+        [
+            message(b'E', b"SERROR\0C22012\0Mdivision by zero\0\0"),
+            message(b'Z', b"E"),
+        ]
+        .concat(),
+        [message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mbye\0\0")].concat(),
+        [
+            message(b'R', b"\0\0\0\0"),
+            message(b'K', b"12345678"),
+            message(b'v', b"\0\x03\0\0\0\0\0\0"),
+        ]
+        .concat(),
+        [
+            message(b'W', b"\0\0\0"),
+            message(b'V', b"\xff\xff\xff\xff"),
+            message(b's', b""),
+            message(b'I', b""),
+        ]
+        .concat(),
+        b"D\x3f\xff\xff\xff".to_vec(),
+        b"T\0\0\0\x03".to_vec(),
+    ];
+    let plain = all.clone();
+    for (number, bytes) in all.iter_mut().enumerate() {
+        bytes.insert(0, u8::try_from(number % 4 * 5).unwrap());
+    }
+    all.extend(plain.into_iter().enumerate().map(|(number, mut bytes)| {
+        bytes.insert(0, u8::try_from(16 + number % 16).unwrap());
+        bytes
+    }));
+    all
+}
+
+/// Bytes of the wire with something removed, doubled, moved or changed.
+fn bytes_mutated(data: &[u8], others: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
+    let mut data = data.to_vec();
+    for _ in 0..1 + dice.below(3) {
+        let (from, length) = (dice.below(data.len() + 1), dice.below(12));
+        let to = (from + length).min(data.len());
+        match dice.below(6) {
+            0 => drop(data.drain(from..to)),
+            1 => {
+                let again = data[from..to].to_vec();
+                data.splice(from..from, again);
+            }
+            2 => data[from..to].iter_mut().for_each(|b| *b ^= 1 << (length % 8)),
+            3 => data[from..to].fill([0, 255, b'1', b'D'][length % 4]),
+            4 => data.truncate(from),
+            _ => {
+                let other = dice.pick(others);
+                let cut = dice.below(other.len());
+                data.splice(from..from, other[cut..].iter().copied());
+            }
+        }
+    }
+    data
+}
+
+/// Both directions: no panic, nothing upstream that the guard has not planned, no row of people that has not been charged, nothing after the end.
+#[test]
+fn mutated_conversations_pass_nothing_unjudged_or_uncounted() {
+    let (count, seed) = (number("MENSHEN_FUZZ", 4_000) / 4, number("MENSHEN_SEED", 1));
+    let mut dice = Dice::seeded(seed ^ 0x77);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let (mut upstream, mut rows, mut closed) = (0, 0, 0);
+    for (target, call) in [
+        (
+            "client_wire",
+            targets::wire::client as fn(&[u8]) -> targets::wire::Outcome,
+        ),
+        ("server_wire", targets::wire::server),
+    ] {
+        let mut files: Vec<Vec<u8>> = std::fs::read_dir(root.join(target))
+            .unwrap()
+            .map(|f| std::fs::read(f.unwrap().path()).unwrap())
+            .collect();
+        files.sort();
+        assert!(files.len() >= 20, "{target}: {} files", files.len());
+        let mut run = |data: &[u8]| {
+            watched(&format!("{target} {}", hex::encode(data)), || {
+                let outcome = call(data);
+                upstream += outcome.upstream;
+                rows += outcome.rows;
+                closed += usize::from(outcome.closed);
+            });
+        };
+        files.iter().for_each(|file| run(file));
+        // Each is a conversation: fewer of them take as long as the statements.
+        for _ in 0..count / 2 {
+            let file = dice.pick(&files).clone();
+            run(&bytes_mutated(&file, &files, &mut dice));
+        }
+    }
+    println!("{upstream} messages upstream, {rows} rows, {closed} of {count} sessions ended");
+    assert!(upstream > 500 && rows > 5 && closed > 10);
 }

@@ -1,6 +1,8 @@
 //! What is fuzzed, and what must hold of it. libFuzzer calls these functions (`fuzz_targets/`), and so does `tests/fuzz.rs`, with the
 //! corpus and with mutations of it. Whatever must not be is a panic.
 
+pub mod wire;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 use menshen::catalog::introspect;
 use menshen::guard::witness::{self, Accounted};
 use menshen::guard::{self, Ground, Plan, Request, Verdict};
+use menshen::ledger::Pack;
 use menshen::mask::TokenSettings;
 use menshen::policy::{Policy, Standing};
 use menshen::principal::{Declared, Principal};
@@ -20,6 +23,17 @@ struct Shop {
     ground: Ground,
     logins: Vec<(&'static str, Standing)>,
     token: TokenSettings,
+}
+
+/// The same policy and catalog with a threshold pack, so that people are counted.
+fn counting() -> Arc<Ground> {
+    static GROUND: LazyLock<Arc<Ground>> = LazyLock::new(|| {
+        let (policy, catalog) = (Arc::clone(&SHOP.ground.policy), Arc::clone(&SHOP.ground.catalog));
+        let pack =
+            Pack::find("cn-criminal-253-1", std::path::Path::new("policies/demo.toml")).expect("the demo's pack");
+        Arc::new(Ground::new(policy, catalog, Some(Arc::new(pack)), None))
+    });
+    Arc::clone(&GROUND)
 }
 
 static SHOP: LazyLock<Shop> = LazyLock::new(|| {

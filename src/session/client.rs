@@ -14,7 +14,7 @@ use super::{Phase, Session, Taken};
 use crate::guard::{self, Plan, StatementKind, StatementPlan};
 use crate::meter::Layout;
 use crate::wire::frame::Frame;
-use crate::wire::{Refusal, message};
+use crate::wire::{Refusal, message, shape};
 
 /// A text that PostgreSQL answers with a syntax error, in words for whoever reads its log.
 const REFUSED: &str = "menshen refused a statement here: see its audit log";
@@ -107,6 +107,10 @@ impl Session {
     }
 
     fn decoded<M: Message>(&mut self, frame: &Frame) -> Option<M> {
+        if !shape::is_whole(frame) {
+            self.violation(&message::Malformed(char::from(frame.kind)).to_string());
+            return None;
+        }
         match message::decode(frame) {
             Ok(decoded) => Some(decoded),
             Err(bad) => {

@@ -269,6 +269,11 @@ impl Session {
     /// The ledger's answer to [`Action::Charge`].
     pub fn charged(&mut self, result: Result<Charged, LedgerError>, now: Timestamp) -> Vec<Action> {
         self.charging = false;
+        if self.phase == Phase::Closed {
+            // It has ended meanwhile: what was charged is not released.
+            self.batch = Batch::default();
+            return std::mem::take(&mut self.out);
+        }
         self.release_batch(result, now);
         while !self.charging {
             let Some(frame) = self.server.pop_front() else { break };

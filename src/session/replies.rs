@@ -13,11 +13,14 @@ use super::{Hold, Phase, Session};
 use crate::guard::{StatementKind, StatementPlan};
 use crate::meter::Layout;
 use crate::wire::frame::Frame;
-use crate::wire::{Refusal, message};
+use crate::wire::{Refusal, message, shape};
 
 impl Session {
     /// Takes one server message.
     pub(super) fn server_frame(&mut self, frame: Frame, now: Timestamp) {
+        if !shape::is_whole_reply(&frame, matches!(self.owed.front(), Some(Owed::Probe { .. }))) {
+            return self.violation(&message::Malformed(char::from(frame.kind)).to_string());
+        }
         if self.phase == Phase::Startup {
             self.startup_reply(frame);
             return;

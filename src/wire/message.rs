@@ -20,7 +20,7 @@ pub struct Malformed(pub char);
 /// Where the body is not of that message.
 pub fn decode<M: Message>(frame: &Frame) -> Result<M, Malformed> {
     let mut body = frame.body_mut();
-    // pgwire reads fixed fields without asking whether they are there: a short body must not reach it as a panic.
+    // pgwire reads fixed fields without asking whether they are there: what a server sends short must not reach anybody as a panic.
     let length = frame.bytes.len().saturating_sub(1);
     let bad = || Malformed(char::from(frame.kind));
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

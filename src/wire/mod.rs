@@ -5,6 +5,7 @@ pub mod authentication;
 pub mod frame;
 pub mod message;
 pub mod refusal;
+pub mod shape;
 
 pub use frame::Frame;
 pub use refusal::Refusal;
