@@ -406,6 +406,25 @@ fn a_new_column_is_masked_until_somebody_classifies_it() {
             .text(0, 0)
             .starts_with("wx")
     );
+    // One that is computed of classified columns shows them: who sees it clear is counted.
+    server.sql(
+        &menshen.database,
+        "ALTER TABLE crm.customers ADD COLUMN loud text GENERATED ALWAYS AS (upper(phone)) STORED",
+    );
+    analyst.simple("UPDATE crm.customers SET grade = 'x' WHERE id = 1 RETURNING loud");
+    let loud = "SELECT loud FROM crm.customers WHERE id = 7";
+    let people = || {
+        let counted = |line: &&str| line.contains("\"release\"") && line.contains("\"new_people\":[0,0,1]");
+        menshen.audit().lines().filter(counted).count()
+    };
+    let before = people();
+    assert_eq!(dba.simple(loud).rows.len(), 1);
+    assert_eq!(people(), before + 1);
+    let shown = analyst.simple(loud);
+    assert!(
+        shown.error.is_none() && !format!("{shown:?}").contains("1770"),
+        "{shown:?}"
+    );
     let log = std::fs::read_to_string(menshen.directory.path().join("log")).unwrap();
     assert!(log.contains("crm.customers.wechat"), "{log}");
     // A list of plain columns says it for good; the policy decides what becomes of others.

@@ -131,11 +131,16 @@ impl Maker<'_> {
             .columns
             .iter()
             .map(|column| {
-                let own = class_of(&column.name).or_else(|| self.unclassified(&rules, &column.name));
-                let identity = own.is_some() || column.generation.is_none();
-                let sources = match (&own, &column.generation) {
-                    (None, Some(expression)) => named_in(expression, relation).filter_map(class_of).collect(),
-                    _ => own.into_iter().collect(),
+                let classified = class_of(&column.name);
+                let identity = classified.is_some() || column.generation.is_none();
+                // What is computed of classified columns shows them, whether somebody has looked at it or not.
+                let sources = match (classified, &column.generation) {
+                    (Some(own), _) => vec![own],
+                    (None, Some(expression)) => {
+                        let computed_of = named_in(expression, relation).filter_map(class_of);
+                        computed_of.chain(self.unclassified(&rules, &column.name)).collect()
+                    }
+                    (None, None) => self.unclassified(&rules, &column.name).into_iter().collect(),
                 };
                 ProtectedColumn {
                     column: column.clone(),
@@ -171,10 +176,15 @@ impl Maker<'_> {
     /// A column that nobody has classified, by the rule nearest to the relation.
     fn unclassified(&self, rules: &[(&RelationName, &TableRule, bool)], column: &str) -> Option<Source> {
         let (name, _, _) = rules.first()?;
+        // Where a relation that has the column lists its plain ones, no parent's or child's mere knowing it counts.
+        let listed = rules.iter().any(|(name, rule, _)| {
+            let relation = self.catalog.relation(&name.schema, &name.name);
+            rule.plain.is_some() && relation.is_some_and(|r| r.column(column).is_some())
+        });
         let looked_at = |name: &RelationName, rule: &TableRule| {
             let plain = match &rule.plain {
                 Some(plain) => plain.contains(column),
-                None => self.known.get(name).is_none_or(|k| k.contains(column)),
+                None => !listed && self.known.get(name).is_none_or(|k| k.contains(column)),
             };
             plain || rule.person.as_deref() == Some(column)
         };

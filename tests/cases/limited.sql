@@ -58,3 +58,23 @@ CREATE TABLE crm.secrets (id integer, secret pg_catalog.text);
 CREATE FUNCTION public.json_scalar(pg_catalog.text) RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT max(phone) FROM crm.customers';
 CREATE FUNCTION public.merge_action() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT max(phone) FROM crm.customers';
 GRANT ALL ON SCHEMA own TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA own TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;
+-- Columns that nobody has classified, generated ones, children with rules of their own.
+CREATE TABLE own.messages (id bigint, customer_id bigint, body pg_catalog.text);
+CREATE TABLE crm.fresh (id bigint, customer_id bigint, known pg_catalog.text, newer pg_catalog.text,
+    made pg_catalog.text GENERATED ALWAYS AS (upper(known)) STORED, shown pg_catalog.text GENERATED ALWAYS AS (upper(known)) STORED);
+CREATE TABLE crm.fresh_child (more pg_catalog.text) INHERITS (crm.fresh);
+-- Views of every shape.
+CREATE VIEW crm.two AS SELECT a.name || b.name AS both_names, a.phone, b.email, a.id AS first, b.id AS second
+    FROM crm.customers a JOIN crm.customers b ON a.id = b.id + 1;
+CREATE VIEW crm.irregular AS SELECT c.*, r.* FROM crm.customers c, json_to_record('{}') AS r(x pg_catalog.text);
+CREATE VIEW crm.grouped AS SELECT grade, max(phone) AS most, count(*) AS n FROM crm.customers GROUP BY grade;
+CREATE VIEW crm.counted AS SELECT count(*) AS n FROM (SELECT id FROM crm.customers) s;
+CREATE VIEW crm.cut AS SELECT id, name, grade FROM crm.customers ORDER BY id LIMIT 3;
+CREATE VIEW crm.of_settings AS SELECT c.id, c.phone, p.relname FROM crm.customers c, pg_class p WHERE p.relname = 'pg_class';
+CREATE VIEW crm.of_fresh AS SELECT id, known, newer, shown FROM crm.fresh;
+CREATE VIEW crm.of_orders AS SELECT o.id, c.name, o.total FROM crm.orders o JOIN crm.customers c ON c.id = o.customer_id;
+CREATE VIEW crm.unioned AS SELECT name FROM crm.customers UNION ALL SELECT body FROM crm.messages;
+CREATE PROCEDURE public.proceeds() LANGUAGE sql AS 'SELECT 1';
+CREATE PROCEDURE public.peeks_at() LANGUAGE sql AS 'SELECT phone FROM crm.customers';
+CREATE TABLE crm.pg_settings (name pg_catalog.text, setting pg_catalog.text);
+GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA own TO PUBLIC;

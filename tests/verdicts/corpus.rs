@@ -46,6 +46,8 @@ pub struct Sequence {
     pub theme: String,
     /// The effective search path.
     pub path: Vec<String>,
+    /// As Parse messages.
+    pub extended: bool,
     pub statements: Vec<String>,
 }
 
@@ -80,6 +82,9 @@ struct Attack {
     name: String,
     /// The effective search path, where it is another than [`path`].
     path: Option<Vec<String>>,
+    /// As Parse messages.
+    #[serde(default)]
+    extended: bool,
     sql: Vec<String>,
 }
 
@@ -97,6 +102,7 @@ pub fn sequences() -> Vec<Sequence> {
                 on: On::Shop,
                 theme: format!("select: {theme}"),
                 path: path(),
+                extended: false,
                 statements: vec![sql],
             });
         }
@@ -110,6 +116,7 @@ pub fn sequences() -> Vec<Sequence> {
                     on,
                     theme: format!("modify, {on:?}: {theme}"),
                     path: path(),
+                    extended: false,
                     statements: case.sql.iter().map(without_data).collect(),
                 });
             }
@@ -122,6 +129,7 @@ pub fn sequences() -> Vec<Sequence> {
                 on,
                 theme: format!("attacks, {on:?}: {}", attack.name),
                 path: path(),
+                extended: false,
                 statements: attack.sql.clone(),
             });
         }
@@ -134,6 +142,7 @@ pub fn sequences() -> Vec<Sequence> {
                 on: On::Limited,
                 theme: format!("limited: {}", case.name),
                 path: case.path.clone().unwrap_or_else(path),
+                extended: case.extended,
                 statements: vec![sql],
             });
         }
@@ -218,7 +227,7 @@ impl Judges {
                     token: &token,
                     cursor: &|name| plans.borrow()[0].get(name).cloned(),
                     prepared: &|name| plans.borrow()[1].get(name).cloned(),
-                    extended: false,
+                    extended: sequence.extended,
                     undone_at_end: false,
                 },
             );
@@ -249,7 +258,20 @@ ddl = true"#;
 const LIMITED: &str = r#"
 [[grants]]
 role = "analyst"
-rows = { "crm.messages" = "lower(body) <> 'x'", "crm.customer_locations" = "lat::text <> 'x'", "crm.orders" = "total > 1", "crm.transactions" = "similarity(bank_card, 'x') < 2" }
+rows = { "crm.messages" = "lower(body) <> 'x'", "crm.customer_locations" = "lat::text <> 'x'", "crm.orders" = "total > 1", "crm.transactions" = "similarity(bank_card, 'x') < 2", "crm.fresh" = "id <> 4" }
+[tables."own.messages"]
+person = "customer_id"
+of = "crm.customers"
+columns = { body = "message" }
+[tables."crm.fresh"]
+person = "customer_id"
+of = "crm.customers"
+plain = ["id"]
+columns = { known = "name", made = "phone" }
+[tables."crm.fresh_child"]
+person = "customer_id"
+of = "crm.customers"
+columns = { more = "email" }
 [functions]
 trust = ["public.vouched"]
 "#;
