@@ -200,8 +200,8 @@ async fn lenient(mut client: tokio::net::TcpStream, real: u16) -> std::io::Resul
     answer.extend(b"Z\0\0\0\x05I");
     client.write_all(&answer).await?;
     let mut rest = [0_u8; 64];
-    // Until Terminate, or the end.
-    while client.read(&mut rest).await? > 0 && rest.first() != Some(&b'X') {}
+    // It does not close for a Terminate: Menshen must.
+    while client.read(&mut rest).await? > 0 {}
     Ok(())
 }
 

@@ -363,6 +363,14 @@ impl Session {
 
     /// Takes client messages from the front as long as nothing has to be waited for.
     fn pump(&mut self, now: Timestamp) {
+        self.take_messages(now);
+        // Whoever has said Terminate and has all answers is gone, whether or not the server closes.
+        if self.leaving && self.owed.is_empty() && self.hold.is_none() && !self.charging {
+            self.close(None);
+        }
+    }
+
+    fn take_messages(&mut self, now: Timestamp) {
         while self.hold.is_none() && self.phase != Phase::Closed && !self.owes_much() {
             if !self.turns.is_empty() {
                 if !self.take_turn(now) {
