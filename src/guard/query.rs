@@ -289,7 +289,7 @@ pub(super) fn meter(walk: &Walk<'_>, output: &Output) -> Result<MeterSpec, Refus
 }
 
 /// The walk must have understood exactly the relations that stand in the tree.
-fn all_accounted(tree: &Tree, walk: &Walk<'_>) -> Result<(), Refusal> {
+pub(super) fn all_accounted(tree: &Tree, walk: &Walk<'_>) -> Result<(), Refusal> {
     let mut standing: BTreeSet<usize> = BTreeSet::new();
     let mut placeless = false;
     tree.walk(&mut |n| {

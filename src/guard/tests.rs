@@ -236,6 +236,19 @@ fn edited(look: &Look, sql: &str) -> Result<Edited, String> {
     ))
 }
 
+#[test]
+fn a_relation_that_the_walk_has_not_met_stops_the_statement() {
+    let look = look(false);
+    let parsed = parse::parse("SELECT c.phone FROM crm.customers c, crm.orders o WHERE c.id = o.customer_id").unwrap();
+    let statement = parsed.statements[0].field("stmt");
+    let (mut walk, _) = Walk::query(&look, &parsed, statement, People::Named).unwrap();
+    assert_eq!(super::query::all_accounted(statement, &walk), Ok(()));
+    let met = walk.seen.pop_last();
+    assert!(met.is_some() && !walk.seen.is_empty());
+    let refusal = super::query::all_accounted(statement, &walk).unwrap_err();
+    assert_eq!((refusal.rule, refusal.incident), ("relation-not-accounted", true));
+}
+
 const SHAPES: &str = include_str!("shapes.sql");
 
 #[test]

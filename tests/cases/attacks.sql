@@ -98,3 +98,5 @@ GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;
 GRANT CREATE ON SCHEMA public TO PUBLIC;
 SELECT lo_from_bytea(4711, convert_to(phone, 'UTF8')) FROM crm.customers LIMIT 1;
 ANALYZE;
+CREATE FUNCTION writes_note(a text, b text) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO crm.notes (id, note) VALUES (8000, a); RETURN true; END $$;

@@ -259,6 +259,9 @@ const LIMITED: &str = r#"
 [[grants]]
 role = "analyst"
 rows = { "crm.messages" = "lower(body) <> 'x'", "crm.customer_locations" = "lat::text <> 'x'", "crm.orders" = "total > 1", "crm.transactions" = "similarity(bank_card, 'x') < 2", "crm.fresh" = "id <> 4" }
+[[grants]]
+role = "support"
+rows = { "crm.fresh_child" = "id <> 5" }
 [tables."own.messages"]
 person = "customer_id"
 of = "crm.customers"
