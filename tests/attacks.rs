@@ -193,6 +193,7 @@ fn every_known_bypass_is_tried() {
         include_str!("../src/guard/witness/tests.rs"),
         include_str!("../src/meter/copy.rs"),
         include_str!("../src/session/plans.rs"),
+        include_str!("cancel.rs"),
         include_str!("lifecycle.rs"),
         include_str!("limits.rs"),
         include_str!("masks.rs"),

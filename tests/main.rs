@@ -10,6 +10,7 @@
 mod access;
 mod attacks;
 mod canary;
+mod cancel;
 mod channel;
 mod clients;
 mod counts;

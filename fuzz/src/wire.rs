@@ -128,8 +128,8 @@ impl Conversation {
                     self.charging = Some(request.rows.len());
                 }
                 Action::Admitted => self.session.set_judge(Arc::clone(&self.judge) as Arc<dyn Judge>),
-                Action::RefreshCatalog => {
-                    let actions = self.session.refreshed(true, Timestamp::UNIX_EPOCH);
+                Action::RefreshCatalog(number) => {
+                    let actions = self.session.refreshed(number, true, Timestamp::UNIX_EPOCH);
                     self.perform(actions);
                 }
                 Action::CancelUpstream => {

@@ -1,29 +1,90 @@
-//! CancelRequests: a client's key is its backend's own; one that belongs to no session of ours goes nowhere.
+//! CancelRequests: a client's key is its backend's own; one that belongs to no session of ours goes nowhere. The session decides what is to be
+//! cancelled: what it holds back itself, or what its backend runs.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dashmap::DashMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, oneshot};
 
 use super::shared::Shared;
 use super::upstream::Place;
 
-/// Keys (bodies of BackendKeyData) of running sessions, and the servers that these are on.
+/// Whoever waits for a request to have been carried out: it is when this is dropped.
+pub type Waiting = Vec<oneshot::Sender<()>>;
+
+/// Requests to cancel what one session does.
+pub struct Requests {
+    /// `None`: the session has ended.
+    waiting: Mutex<Option<Waiting>>,
+    come: Notify,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::new(Some(Waiting::new())),
+            come: Notify::new(),
+        }
+    }
+}
+
+impl Requests {
+    /// Waits for requests. Nothing is lost where it is dropped.
+    pub async fn next(&self) -> Waiting {
+        loop {
+            let waiting = self.lock().as_mut().map(std::mem::take).unwrap_or_default();
+            if !waiting.is_empty() {
+                return waiting;
+            }
+            self.come.notified().await;
+        }
+    }
+
+    /// The session has ended: nobody waits for it any more.
+    pub fn close(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the session, and waits until it has done what is to be done.
+    async fn ask(&self) {
+        let (done, over) = oneshot::channel();
+        match self.lock().as_mut() {
+            Some(waiting) => waiting.push(done),
+            None => return,
+        }
+        self.come.notify_one();
+        let _over = over.await;
+    }
+}
+
+/// Keys (bodies of BackendKeyData) of running sessions.
 #[derive(Default)]
 pub struct Registry {
-    keys: DashMap<Bytes, Place>,
+    keys: DashMap<Bytes, Arc<Requests>>,
 }
 
 impl Registry {
-    pub fn add(&self, key: Bytes, place: Place) {
-        self.keys.insert(key, place);
+    pub fn add(&self, key: Bytes, requests: Arc<Requests>) {
+        self.keys.insert(key, requests);
     }
 
     pub fn remove(&self, key: &Bytes) {
         self.keys.remove(key);
     }
 
-    pub fn place(&self, key: &Bytes) -> Option<Place> {
-        self.keys.get(key).map(|place| place.clone())
+    /// Has the session with this key cancel what it does, if there is one, and waits until it has.
+    pub async fn request(&self, key: &Bytes) {
+        // The map is not locked while it is waited for.
+        let requests = self.keys.get(key).map(|r| Arc::clone(&r));
+        if let Some(requests) = requests {
+            requests.ask().await;
+        }
     }
 }
 

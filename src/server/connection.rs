@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::access::{self, Visitor};
-use super::cancel;
+use super::cancel::{self, Requests, Waiting};
 use super::census::Seat;
 use super::drain::{self, Stage, Watch};
 use super::greeting::{self, Greeted, turn_away};
@@ -31,6 +31,9 @@ use crate::wire::{Refusal, message};
 const PENDING_BYTES_MAX: usize = 256 * 1024;
 /// Client bytes at hand from which on judging them could take long.
 const LONG_BYTES: usize = 2048;
+
+/// What a cancel request to the server may take.
+const CANCEL_MAX: Duration = Duration::from_secs(10);
 
 pub(super) fn failure(sqlstate: &'static str, rule: &'static str, message: String) -> Refusal {
     Refusal {
@@ -87,8 +90,8 @@ fn keep_alive(tcp: &TcpStream, limits: &Limits) -> std::io::Result<()> {
 enum Back {
     /// Boxed: a channel allocates room for many of these, which every idle session would pay for.
     Charged(Box<Result<Charged, LedgerError>>),
-    /// Whether the catalog could be read.
-    Refreshed(bool),
+    /// Number of the question, and whether the catalog could be read.
+    Refreshed(u64, bool),
     Cancelled,
 }
 
@@ -102,6 +105,9 @@ pub(super) struct Connection {
     place: Place,
     keeper: Option<Arc<Keeper>>,
     key: Option<Bytes>,
+    requests: Arc<Requests>,
+    /// Who waits for the cancel request at hand.
+    cancelling: Waiting,
     pub(super) to_client: BytesMut,
     pub(super) to_server: BytesMut,
     back: mpsc::UnboundedSender<Back>,
@@ -171,6 +177,8 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         place,
         keeper: None,
         key: None,
+        requests: Arc::default(),
+        cancelling: Waiting::new(),
         to_client: BytesMut::new(),
         to_server: BytesMut::new(),
         back,
@@ -187,6 +195,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     let (mut server_reads, mut server_writes) = tokio::io::split(server);
     let (mut client_unflushed, mut server_unflushed, mut server_takes) = (false, false, true);
     let mut patience = Patience::new(startup_ends, Instant::now());
+    let requests = Arc::clone(&connection.requests);
     let alarm = tokio::time::sleep_until(startup_ends);
     tokio::pin!(alarm);
     let mut reason = "the client closed the connection";
@@ -249,7 +258,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
             },
             back = returns.recv() => match back {
                 Some(Back::Charged(result)) => connection.session.charged(*result, Timestamp::now()),
-                Some(Back::Refreshed(read)) => connection.session.refreshed(read, Timestamp::now()),
+                Some(Back::Refreshed(number, read)) => connection.session.refreshed(number, read, Timestamp::now()),
                 Some(Back::Cancelled) => connection.session.cancelled(Timestamp::now()),
                 None => break,
             },
@@ -275,6 +284,11 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
                     actions
                 }
             },
+            // Behind what the client has sent before.
+            waiting = requests.next() => {
+                connection.cancelling = waiting;
+                connection.session.cancel_asked(Timestamp::now())
+            }
             () = &mut alarm, if due.is_some() => match due {
                 Some((at, expiry)) if at <= Instant::now() => {
                     connection.late(expiry, &mut patience)
@@ -287,7 +301,12 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
             },
         };
         connection.perform(actions).await;
+        connection.cancelling.clear();
     }
+    if let Some(key) = &connection.key {
+        connection.shared.cancels.remove(key);
+    }
+    requests.close();
     let last = connection.session.end(reason);
     connection.perform(last).await;
     // What is left for either side, within reason.
@@ -300,9 +319,6 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     let _late = tokio::time::timeout(Duration::from_secs(2), last).await;
     let _closed = tokio::time::timeout(Duration::from_secs(1), client_writes.shutdown()).await;
     let _closed = tokio::time::timeout(Duration::from_secs(1), server_writes.shutdown()).await;
-    if let Some(key) = &connection.key {
-        connection.shared.cancels.remove(key);
-    }
 }
 
 /// Writes what it can of the buffer, or flushes what was written. Nothing is lost where it is dropped half-way.
@@ -359,7 +375,7 @@ impl Connection {
                         keeper.changed(&self.shared);
                     }
                 }
-                Action::RefreshCatalog => self.refresh(),
+                Action::RefreshCatalog(number) => self.refresh(number),
                 Action::CancelUpstream => self.cancel(),
                 Action::Admitted => {
                     self.seat.authenticated();
@@ -374,7 +390,7 @@ impl Connection {
                     }
                 }
                 Action::Key(key) => {
-                    self.shared.cancels.add(key.clone(), self.place.clone());
+                    self.shared.cancels.add(key.clone(), Arc::clone(&self.requests));
                     self.key = Some(key);
                 }
                 Action::Note(note) => {
@@ -429,7 +445,7 @@ impl Connection {
         });
     }
 
-    fn refresh(&self) {
+    fn refresh(&self, number: u64) {
         let (shared, back, keeper) = (Arc::clone(&self.shared), self.back.clone(), self.keeper.clone());
         tokio::spawn(async move {
             let mut read = true;
@@ -439,19 +455,24 @@ impl Connection {
                 tracing::error!("catalog not refreshed, the old one stays: {e}");
                 read = false;
             }
-            let _gone = back.send(Back::Refreshed(read));
+            let _gone = back.send(Back::Refreshed(number, read));
         });
     }
 
-    fn cancel(&self) {
+    fn cancel(&mut self) {
+        let waiting = std::mem::take(&mut self.cancelling);
         let (shared, back, key) = (Arc::clone(&self.shared), self.back.clone(), self.key.clone());
         let place = self.place.clone();
         tokio::spawn(async move {
-            if let Some(key) = key
-                && let Err(e) = cancel::send(&shared, &place, &key).await
-            {
-                tracing::warn!("cancel request failed: {e}");
+            if let Some(key) = key {
+                // The session waits for it.
+                match tokio::time::timeout(CANCEL_MAX, cancel::send(&shared, &place, &key)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(e)) => tracing::warn!("cancel request failed: {e}"),
+                    Err(_) => tracing::warn!("cancel request failed: the server did not take it in time"),
+                }
             }
+            drop(waiting);
             let _gone = back.send(Back::Cancelled);
         });
     }

@@ -12,9 +12,9 @@ use tokio_rustls::TlsAcceptor;
 use super::access::Visitor;
 use super::census::Seat;
 use super::client_tls::{self, common_name};
+use super::proxy_protocol;
 use super::shared::Shared;
 use super::stream::Stream;
-use super::{cancel, proxy_protocol};
 use crate::wire::{Refusal, message};
 
 const SSL_REQUEST: i32 = 80_877_103;
@@ -119,9 +119,7 @@ pub async fn greet(
             (SSL_REQUEST | GSSENC_REQUEST, _) => return Err("encryption is asked for twice".to_owned()),
             (CANCEL_REQUEST, _) => {
                 let key = Bytes::copy_from_slice(body.get(4..).unwrap_or_default());
-                if let Some(place) = shared.cancels.place(&key) {
-                    cancel::send(shared, &place, &key).await?;
-                }
+                shared.cancels.request(&key).await;
                 return Ok(None);
             }
             _ => {

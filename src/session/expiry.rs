@@ -57,7 +57,7 @@ impl Session {
             self.expired = true;
             // What the client sends next must not be hit by it. Where something else is waited for, nothing is sent anyway.
             self.hold.get_or_insert(Hold::Cancel);
-            self.out.push(Action::CancelUpstream);
+            self.cancel_upstream();
         }
         std::mem::take(&mut self.out)
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::notes::Note;
 use super::owed::{Charge, Key, Owed, Portal, Prepared, Question, Under};
-use super::{Action, Hold, Judge, Known, Session};
+use super::{Hold, Judge, Known, Session};
 use crate::catalog::introspect;
 use crate::guard::plan::Meaning;
 use crate::guard::{Ground, Plan, Request, StatementKind, StatementPlan, Verdict};
@@ -102,8 +102,7 @@ impl Session {
                 if self.refreshed_for_front.is_some() || self.own_ground.is_some() {
                     return Judging::Refuse(otherwise);
                 }
-                self.out.push(Action::RefreshCatalog);
-                self.hold = Some(Hold::Catalog);
+                self.refresh_catalog();
                 Judging::Wait
             }
         }
@@ -112,8 +111,7 @@ impl Session {
     /// Asks for the catalog or the settings where they may be others than this session knows; then the message at hand must wait.
     fn asks_first(&mut self, ground: &Ground, behind: bool) -> bool {
         if behind {
-            self.out.push(Action::RefreshCatalog);
-            self.hold = Some(Hold::Catalog);
+            self.refresh_catalog();
         } else if self.known.is_none() || self.stale {
             self.probe(ground);
         } else {

@@ -7,6 +7,7 @@
 //! What is not understood closes the session (08P01): a reply that nobody is owed, a message out of turn.
 
 mod call;
+mod cancel;
 mod client;
 pub mod expiry;
 mod judging;
@@ -95,8 +96,8 @@ pub enum Action {
     Charge(Box<ChargeRequest>),
     /// A change of the catalog has been committed: no session may judge by the old one.
     CatalogChanged,
-    /// Read the catalog anew and answer with [`Session::refreshed`].
-    RefreshCatalog,
+    /// Read the catalog anew and answer with [`Session::refreshed`] and this number.
+    RefreshCatalog(u64),
     /// Send a CancelRequest for this session's backend and answer with [`Session::cancelled`].
     CancelUpstream,
     /// The server has let the login into the database: set the judge (`Session::set_judge`) before the next message.
@@ -183,6 +184,12 @@ pub struct Session {
     /// The catalog has been asked for on behalf of the message at the front, and whether it could be read: changes that others commit from
     /// then on do not make it wait again, or it might wait for ever.
     refreshed_for_front: Option<bool>,
+    /// Number of the reading of the catalog that is waited for: answers to others are too late.
+    refresh: u64,
+    /// Cancel requests of ours that are on their way: what is sent before they are over could be hit by them.
+    cancels: u32,
+    /// The client has asked to cancel the message at the front, which has not been sent.
+    cancel_front: bool,
     statements: HashMap<String, Arc<Prepared>>,
     portals: HashMap<String, Portal>,
     /// Cursors declared by SQL. One that is gone on the server may still be here: FETCH of it fails there.
@@ -284,8 +291,11 @@ impl Session {
         std::mem::take(&mut self.out)
     }
 
-    /// The catalog has been read anew, or could not be.
-    pub fn refreshed(&mut self, read: bool, now: Timestamp) -> Vec<Action> {
+    /// The catalog has been read anew, or could not be, as [`Action::RefreshCatalog`] of this number asked for.
+    pub fn refreshed(&mut self, number: u64, read: bool, now: Timestamp) -> Vec<Action> {
+        if number != self.refresh {
+            return Vec::new();
+        }
         if self.hold == Some(Hold::Catalog) {
             self.hold = None;
         }
@@ -297,7 +307,8 @@ impl Session {
 
     /// The cancel request has been delivered (or could not be).
     pub fn cancelled(&mut self, now: Timestamp) -> Vec<Action> {
-        if self.hold == Some(Hold::Cancel) {
+        self.cancels = self.cancels.saturating_sub(1);
+        if self.hold == Some(Hold::Cancel) && self.cancels == 0 {
             self.hold = None;
         }
         self.pump(now);
@@ -371,7 +382,10 @@ impl Session {
     }
 
     fn take_messages(&mut self, now: Timestamp) {
-        while self.hold.is_none() && self.phase != Phase::Closed && !self.owes_much() {
+        while self.hold.is_none() && self.cancels == 0 && self.phase != Phase::Closed && !self.owes_much() {
+            if std::mem::take(&mut self.cancel_front) {
+                self.cancel_waiting();
+            }
             if !self.turns.is_empty() {
                 if !self.take_turn(now) {
                     return;
@@ -394,6 +408,13 @@ impl Session {
     fn owes_much(&self) -> bool {
         let flushes = |o: &Owed| matches!(o, Owed::Query { .. } | Owed::Sync { .. });
         self.owed.len() >= OWED_MAX && (self.owed.len() >= OWED_IN_PIPELINE_MAX || self.owed.iter().any(flushes))
+    }
+
+    /// Asks for the catalog on behalf of the message at the front.
+    fn refresh_catalog(&mut self) {
+        self.refresh += 1;
+        self.out.push(Action::RefreshCatalog(self.refresh));
+        self.hold = Some(Hold::Catalog);
     }
 
     fn send_client(&mut self, bytes: Bytes) {

@@ -470,6 +470,9 @@ impl Session {
     }
 
     fn error_response(&mut self, frame: Frame) {
+        if message::sqlstate(&frame) == "57014" {
+            self.cancel_front = false;
+        }
         let frame = self.in_words_of_timeout(frame);
         let words = message::shifted(self.words(&frame), self.shift());
         self.copying_in = false;
@@ -521,7 +524,7 @@ impl Session {
                 let waiting = self.drop_waiting();
                 match self.owed.front_mut() {
                     Some(Owed::Sync { own, .. }) if alone => match waiting {
-                        Some(b'Q') => *own = false,
+                        Some(b'Q' | b'F') => *own = false,
                         Some(_) | None => self.skipping = true,
                     },
                     Some(_) | None => self.skip_to_sync(),
@@ -675,7 +678,7 @@ impl Session {
             *stopped = true;
         }
         self.hold = Some(Hold::Cancel);
-        self.out.push(super::Action::CancelUpstream);
+        self.cancel_upstream();
     }
 
     /// The third line of defence.

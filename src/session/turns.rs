@@ -72,6 +72,11 @@ impl Session {
 }
 
 impl Turn {
+    /// The message's type.
+    pub fn kind(&self) -> u8 {
+        self.frame.kind
+    }
+
     fn new(bytes: bytes::Bytes, shift: u32) -> Self {
         let kind = bytes.first().copied().unwrap_or_default();
         Self {
