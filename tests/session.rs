@@ -332,6 +332,7 @@ const FLIPPING: &str = "
     CREATE OPERATOR own.### (leftarg = int, rightarg = int, function = own.flips);
     CREATE AGGREGATE own.together(int) (sfunc = own.flips, stype = int, initcond = '0');
     CREATE DOMAIN own.flipping AS text CHECK (own.flip(VALUE));
+    CREATE DOMAIN own.age AS text CHECK (own.flip(VALUE));
     CREATE DOMAIN own.setting AS text CHECK (set_config('search_path', 'crm, own', false) IS NOT NULL);
     CREATE FUNCTION own.takes(own.flipping) RETURNS int LANGUAGE sql AS 'SELECT 1';
     CREATE TYPE own.pair AS (a int, b int);
@@ -352,9 +353,13 @@ const FLIPPING: &str = "
     CREATE VIEW own.over AS SELECT * FROM own.viewing;
     GRANT ALL ON ALL TABLES IN SCHEMA own TO PUBLIC";
 
-const FLIPS: [&str; 31] = [
+const FLIPS: [&str; 35] = [
     "SELECT own.flip('x')",
     "SELECT 1 OPERATOR(own.###) 2",
+    "SELECT own.flipping('x')",
+    "SELECT ('x'::pg_catalog.text).flipping",
+    "SELECT own.age('x')",
+    "SELECT ('x'::pg_catalog.text).age",
     "SELECT own.together(1)",
     "SELECT 'x'::own.flipping",
     "SELECT NULL::own.setting",

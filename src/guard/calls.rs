@@ -43,7 +43,7 @@ impl Subject<'_> {
                 }
                 "TypeName" => {
                     if let Some((schema, name)) = n.names("names").as_deref().and_then(judge::split) {
-                        result = self.type_name(schema, name);
+                        result = self.judge.cast(schema, name);
                     }
                 }
                 "AExpr" | "SubLink" | "SortBy" | "CaseExpr" | "JoinExpr" => {
@@ -118,10 +118,13 @@ impl Subject<'_> {
             }
             Call::Unknown => None,
         };
-        let Some(reason) = denied else { return Ok(()) };
-        if of.is_some_and(|of| self.has_column(of, name)) {
+        // `value.type` is a cast.
+        let cast = self.judge.cast(None, name);
+        if denied.is_none() && cast.is_ok() || of.is_some_and(|of| self.has_column(of, name)) {
             return Ok(());
         }
+        cast?;
+        let Some(reason) = denied else { return Ok(()) };
         Err(Refusal::denied(
             "function-denied",
             format!("permission denied for function \"{name}\": it {reason}"),
@@ -182,18 +185,6 @@ impl Subject<'_> {
             true
         });
         !named.is_empty() && named.iter().all(|has| *has)
-    }
-
-    /// A type whose casts or checks call a user function.
-    fn type_name(&self, schema: Option<&str>, name: &str) -> Result<(), Refusal> {
-        let (ground, path) = (self.judge.ground, self.judge.path());
-        if ground.reach.changers().type_name(schema, name, path) {
-            return Err(judge::type_changes_settings(&format!("type \"{name}\"")));
-        }
-        match ground.reach.code_behind_type(&ground.catalog, schema, name, path) {
-            None => Ok(()),
-            Some(reason) => Err(judge::type_opaque(name, reason)),
-        }
     }
 
     fn operator(&self, name: &[String]) -> Result<(), Refusal> {

@@ -142,6 +142,18 @@ impl<'j> Judge<'j> {
         }
     }
 
+    /// What casts to and from a type run, and its checks.
+    pub(super) fn cast(&self, schema: Option<&str>, name: &str) -> Result<(), Refusal> {
+        let (ground, path) = (self.ground, self.request.search_path);
+        if ground.reach.changers().type_name(schema, name, path) {
+            return Err(type_changes_settings(&format!("type \"{name}\"")));
+        }
+        match ground.reach.code_behind_type(&ground.catalog, schema, name, path) {
+            None => Ok(()),
+            Some(reason) => Err(type_opaque(name, reason)),
+        }
+    }
+
     /// What runs when a relation is read, maintained or written to must not reach protected relations by itself.
     pub(super) fn code_behind(&self, relation: &Relation, kind: UseKind) -> Result<(), Refusal> {
         let change = self.ground.reach.changers().relation(relation.oid);
@@ -372,6 +384,10 @@ impl Lookup for Judge<'_> {
         {
             return Err(type_changes_settings(&format!("function \"{bare}\"")));
         }
+        // A type may have the name of a function that does not fit the argument.
+        if call.list("args").len() == 1 {
+            self.cast(schema, bare)?;
+        }
         match self.ground.reach.judge_call(schema, bare, self.request.search_path) {
             Call::BuiltIn(None) => {}
             Call::BuiltIn(Some(entry)) => {
@@ -388,14 +404,7 @@ impl Lookup for Judge<'_> {
             }
             // `type(value)` is a cast.
             Call::Unknown if self.ground.catalog.types.contains(bare) => {
-                let path = self.request.search_path;
-                if let Some(reason) = self
-                    .ground
-                    .reach
-                    .code_behind_type(&self.ground.catalog, schema, bare, path)
-                {
-                    return Err(type_opaque(bare, reason));
-                }
+                self.cast(schema, bare)?;
             }
             Call::Unknown => return Err(unknown_function(&name.join("."))),
             Call::User(functions::Verdict::Safe) => *self.user_function.borrow_mut() = true,
@@ -419,7 +428,10 @@ impl Lookup for Judge<'_> {
     fn keeps(&self, what: Given<'_>) -> bool {
         let (keepers, path) = (self.ground.reach.keepers(), self.request.search_path);
         match what {
-            Given::Function(name) => split(name).is_none_or(|(schema, bare)| keepers.function(schema, bare, path)),
+            // `type(value)` is a cast.
+            Given::Function(name) => split(name).is_none_or(|(schema, bare)| {
+                keepers.function(schema, bare, path) || keepers.type_name(schema, bare, path)
+            }),
             Given::Operator(name) => split(name).is_some_and(|(schema, bare)| keepers.operator(schema, bare, path)),
             Given::Type(name) => split(name).is_some_and(|(schema, bare)| keepers.type_name(schema, bare, path)),
         }

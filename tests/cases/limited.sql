@@ -78,3 +78,11 @@ CREATE PROCEDURE public.proceeds() LANGUAGE sql AS 'SELECT 1';
 CREATE PROCEDURE public.peeks_at() LANGUAGE sql AS 'SELECT phone FROM crm.customers';
 CREATE TABLE crm.pg_settings (name pg_catalog.text, setting pg_catalog.text);
 GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA own TO PUBLIC;
+-- Built-ins under other names, and what shows the server's state.
+CREATE FUNCTION own.renamed(pg_catalog.text, pg_catalog.text, boolean) RETURNS pg_catalog.text LANGUAGE internal AS 'set_config_by_name';
+CREATE DOMAIN own.flipping_too AS pg_catalog.text CHECK (own.renamed('search_path', VALUE, false) IS NOT NULL);
+CREATE FUNCTION own.notes_by_rule() RETURNS void LANGUAGE plpgsql AS $$ BEGIN NOTIFY x; END $$;
+CREATE FUNCTION own.notifies(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN NOTIFY x; RETURN true; END $$;
+CREATE FUNCTION own.shows_state() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT pg_stat_get_activity(1)::pg_catalog.text';
+CREATE FUNCTION own.calls_state() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT own.shows_state()';
+CREATE TYPE own.pair AS (a integer, b integer);

@@ -124,13 +124,21 @@ mod tests {
             ),
             function("hides", "plpgsql", "begin do $x$ select U&\"c\" $x$; end"),
             function("alias", "internal", "pg_read_file"),
+            Function {
+                extension: Some("nobody_knows".into()),
+                ..function("of_extension", "c", "of_extension")
+            },
+            Function {
+                extension: Some("pg_trgm".into()),
+                ..function("similar", "c", "similar")
+            },
             function("open_quote", "sql", "select 'a \" is no name'"),
             function("renamed", "internal", "upper"),
         ]);
-        for name in ["changed", "aggregate", "changes", "hides", "alias"] {
+        for name in ["changed", "aggregate", "changes", "hides", "alias", "of_extension"] {
             assert!(refused(&reach, name), "{name}");
         }
-        for name in ["open_quote", "renamed"] {
+        for name in ["open_quote", "renamed", "similar"] {
             assert!(!refused(&reach, name), "{name}");
         }
     }
