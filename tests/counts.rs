@@ -456,3 +456,49 @@ fn broken_clients_harm_nobody_else() {
     drain(&mut well, &mut received);
     assert_eq!(received.len(), LINE);
 }
+
+/// Sub-queries that pick another person whenever they are asked: what names the people must not ask them again.
+#[test]
+fn who_is_shown_is_who_is_counted_where_a_sub_query_picks_at_will() {
+    let menshen = Menshen::with(&small_line(), "");
+    Postgres::get().sql(
+        &menshen.database,
+        "CREATE SEQUENCE crm.turns;
+         CREATE FUNCTION crm.turn() RETURNS bigint LANGUAGE sql AS 'SELECT nextval(''crm.turns'')';
+         GRANT USAGE, SELECT, UPDATE ON crm.turns TO PUBLIC",
+    );
+    let mut raw = menshen.support();
+    let mut received = People::new();
+    let forms = [
+        "SELECT set_config('application_name', '{id}', false),
+            (SELECT phone FROM crm.customers WHERE id = CASE current_setting('application_name') WHEN '{id}' THEN {id} ELSE 240 END),
+            set_config('application_name', '240', false)",
+        "SELECT set_config('application_name', '{id}', false),
+            (SELECT phone FROM crm.customers WHERE id = (SELECT CASE setting WHEN '{id}' THEN {id} ELSE 240 END
+                FROM pg_settings WHERE name = 'application_name')),
+            set_config('application_name', '240', false)",
+        "SELECT setval('crm.turns', {id}),
+            (SELECT phone FROM crm.customers WHERE id = (SELECT last_value FROM crm.turns)), setval('crm.turns', 240)",
+        "SELECT setval('crm.turns', 2 * {id}),
+            (SELECT phone FROM crm.customers WHERE id = (SELECT CASE crm.turn() WHEN 2 * {id} + 1 THEN {id} ELSE 240 END)), 1",
+        "SELECT pg_advisory_lock({id}),
+            (SELECT phone FROM crm.customers WHERE id = (SELECT CASE count(*) WHEN 0 THEN 240 ELSE {id} END
+                FROM pg_locks WHERE locktype = 'advisory' AND objid = {id})), pg_advisory_unlock({id})",
+        "SELECT pg_advisory_lock({id}),
+            (SELECT phone FROM crm.customers WHERE id = CASE WHEN pg_advisory_unlock({id}) THEN {id} ELSE 240 END), 1",
+    ];
+    for (form, sql) in forms.iter().enumerate() {
+        for id in (form * 12 + 1)..=(form * 12 + 12) {
+            let answer = raw.simple(&sql.replace("{id}", &id.to_string()));
+            assert_eq!(answer.rows.len(), 1, "{sql}: {answer:?}");
+            // Some are hidden from this login.
+            if answer.rows[0][1].is_some() {
+                received.insert(id.to_string().into_bytes());
+            }
+        }
+    }
+    let shown = received.len();
+    assert!(shown > 50, "{shown}");
+    drain(&mut raw, &mut received);
+    assert!(received.len() <= LINE, "{shown} shown, {} in all", received.len());
+}

@@ -100,6 +100,7 @@ SELECT pg_catalog.json_build_object(
           FROM pg_catalog.pg_type t WHERE t.typcategory <> 'A') loose
       JOIN pg_catalog.pg_namespace n ON n.oid = loose.schema AND n.nspname NOT IN ('pg_catalog', 'information_schema')
      WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.classid = loose.of AND x.objid = loose.oid AND x.deptype = 'e')),
+  'volatile', (SELECT pg_catalog.json_agg(DISTINCT p.proname) FROM pg_catalog.pg_proc p WHERE p.provolatile = 'v'),
   'types', (SELECT pg_catalog.json_agg(DISTINCT t.typname) FROM pg_catalog.pg_type t WHERE t.typcategory <> 'A'),
   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attrelid::bigint, a.attnum, a.attname, a.atttypid::bigint,
         pg_catalog.format_type(a.atttypid, a.atttypmod),
@@ -152,6 +153,7 @@ struct Document {
     runs: Option<Vec<(UseKind, Oid, UseKind, Oid)>>,
     type_names: Option<Vec<(String, Oid, String)>>,
     loose: Option<Vec<(String, String)>>,
+    volatile: Option<HashSet<String>>,
     types: Option<HashSet<String>>,
     functions: Option<Vec<FunctionRow>>,
     operators: Option<Vec<(String, String, String, String)>>,
@@ -347,6 +349,7 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
         runs,
         type_names,
         loose,
+        volatile: document.volatile.unwrap_or_default(),
         types: document.types.unwrap_or_default(),
         memberships,
     })

@@ -225,6 +225,8 @@ pub struct Catalog {
     pub type_names: HashMap<String, BTreeMap<Oid, String>>,
     /// Bare names of operators and types that are neither built in nor an extension's, with their schemas: anybody may have made them.
     pub loose: HashMap<String, BTreeSet<String>>,
+    /// Bare names of the functions, built in or not, that are volatile by their own word (`pg_proc.provolatile`).
+    pub volatile: HashSet<String>,
     /// Bare names of all types that are no arrays: `type(value)` is a cast.
     pub types: HashSet<String>,
     /// Role → every role it is a member of, directly or not.
@@ -269,6 +271,7 @@ impl Catalog {
             && self.operators == other.operators
             && self.runs == other.runs
             && self.type_names == other.type_names
+            && self.volatile == other.volatile
             && self.types == other.types
             && self.loose == other.loose
             && self.memberships == other.memberships

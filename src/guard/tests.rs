@@ -1,5 +1,7 @@
 //! The walk, the edit and its verification over many shapes of query, without a server.
 
+mod forms;
+
 use std::sync::Arc;
 
 use super::scope::{Given, Lookup, Many, Output, People, Stop, Treated, Walk};

@@ -86,3 +86,30 @@ CREATE FUNCTION own.notifies(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql A
 CREATE FUNCTION own.shows_state() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT pg_stat_get_activity(1)::pg_catalog.text';
 CREATE FUNCTION own.calls_state() RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT own.shows_state()';
 CREATE TYPE own.pair AS (a integer, b integer);
+
+-- What the shapes of a query are told by: views whose rows are not those of their relation, people in a space of their own, a person's
+-- column that is itself masked, names of window functions that somebody has made anew.
+CREATE VIEW crm.windowed AS SELECT id, grade, phone, lag(phone) OVER (ORDER BY id) AS before FROM crm.customers;
+CREATE VIEW crm.skipped AS SELECT id, grade, phone FROM crm.customers OFFSET 3;
+CREATE VIEW crm.apart AS SELECT DISTINCT id, grade, phone FROM crm.customers;
+CREATE VIEW crm.apart_on AS SELECT DISTINCT ON (grade) id, grade, phone FROM crm.customers;
+CREATE VIEW crm.folded AS SELECT id, grade, phone FROM crm.customers GROUP BY id, grade, phone;
+CREATE VIEW crm.kept_left AS SELECT c.id, c.grade, c.phone, n.note FROM crm.customers c LEFT JOIN crm.notes n ON n.id = c.id;
+CREATE VIEW crm.maybe_left AS SELECT c.id, c.grade, c.phone, n.note FROM crm.notes n LEFT JOIN crm.customers c ON n.id = c.id;
+CREATE VIEW crm.maybe_right AS SELECT c.id, c.grade, c.phone, n.note FROM crm.customers c RIGHT JOIN crm.notes n ON n.id = c.id;
+CREATE VIEW crm.kept_right AS SELECT c.id, c.grade, c.phone, n.note FROM crm.notes n RIGHT JOIN crm.customers c ON n.id = c.id;
+CREATE VIEW crm.maybe_full AS SELECT c.id, c.grade, c.phone, n.note FROM crm.customers c FULL JOIN crm.notes n ON n.id = c.id;
+CREATE VIEW crm.full_maybe AS SELECT c.id, c.grade, c.phone, n.note FROM crm.notes n FULL JOIN crm.customers c ON n.id = c.id;
+CREATE VIEW crm.of_both AS WITH c AS (SELECT id, phone FROM crm.customers) SELECT x.id, y.phone FROM c x JOIN c y ON y.id = x.id + 1;
+CREATE VIEW crm.of_parts AS WITH c AS (SELECT id, phone FROM crm.customers)
+    SELECT x.id, y.phone FROM (SELECT id FROM c) x JOIN (SELECT id, phone FROM c) y ON y.id = x.id + 1;
+CREATE TABLE crm.leads (id bigint PRIMARY KEY, phone pg_catalog.text);
+CREATE TABLE crm.carded (id bigint, card pg_catalog.text, owner pg_catalog.text);
+CREATE AGGREGATE own.lag(pg_catalog.text) (sfunc = textcat, stype = pg_catalog.text);
+CREATE AGGREGATE own.nth_value(pg_catalog.text) (sfunc = textcat, stype = pg_catalog.text);
+CREATE AGGREGATE public.joined(pg_catalog.text) (sfunc = textcat, stype = pg_catalog.text);
+CREATE FUNCTION public.stash(crm.customers) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO crm.notes (id, note) VALUES (1, $1.phone); RETURN true; END $$;
+CREATE SEQUENCE public.turns;
+CREATE FUNCTION public.turn() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('public.turns') $$;
+GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;

@@ -275,6 +275,17 @@ columns = { known = "name", made = "phone" }
 person = "customer_id"
 of = "crm.customers"
 columns = { more = "email" }
+[tables."crm.leads"]
+person = "id"
+columns = { phone = "phone" }
+[tables."crm.carded"]
+person = "card"
+columns = { card = "id_card", owner = "name" }
+[[grants]]
+role = "support"
+purpose = "customer_service"
+clear = ["transaction"]
+derive = ["transaction"]
 [functions]
 trust = ["public.vouched"]
 "#;

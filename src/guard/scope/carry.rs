@@ -262,8 +262,7 @@ impl Walk<'_> {
         format!("{HIDDEN_PREFIX}{}", self.next_hidden)
     }
 
-    /// People of a sub-query in an output expression: hidden columns computed over a copy of it. The copy reads the same
-    /// snapshot, so it sees the same rows, as long as nothing in it is volatile or picks rows at will: then there is none.
+    /// People of a sub-query in an output expression: hidden columns computed over a copy of it; none where the copy might give other rows.
     pub(super) fn copy_people(
         &mut self,
         sublink: &Tree,
@@ -271,22 +270,8 @@ impl Walk<'_> {
         env: Env<'_>,
     ) -> Result<Option<Vec<Carried>>, Stop> {
         let select = sublink.field("subselect");
-        let mut volatile = false;
-        select.walk(&mut |n| {
-            let limited = !n.field("limit_count").is_null() || !n.field("limit_offset").is_null();
-            // Which rows a limit leaves, or DISTINCT ON, is sure only where the order is.
-            volatile |= n.kind() == "SelectStmt" && limited && n.list("sort_clause").is_empty();
-            volatile |= n.kind() == "RangeTableSample";
-            if n.kind() == "FuncCall" {
-                volatile |= n
-                    .names("funcname")
-                    .and_then(|mut f| f.pop())
-                    .is_none_or(|f| expression::is_volatile(&f));
-            }
-            !volatile
-        });
         let range = sublink.location().and_then(|at| self.parenthesised(at));
-        let (Some(range), false) = (range, volatile) else {
+        let (Some(range), true) = (range, self.repeats(select)) else {
             return Ok(None);
         };
         let saved = self.frame;
@@ -453,7 +438,7 @@ impl Walk<'_> {
             let start = target.location().ok_or_else(unmeterable)?;
             let next = match targets.get(i + 1) {
                 Some(next) => next.location().ok_or_else(unmeterable)?,
-                None => self.end_of_targets(t).ok_or_else(unmeterable)?.0 + 1,
+                None => self.end_of_targets(t).ok_or_else(unmeterable)?.0,
             };
             let first = self.parsed.token_at(start).ok_or_else(unmeterable)?;
             let mut tokens: Vec<crate::guard::parse::Tok> = (first..)

@@ -83,3 +83,31 @@ impl Loose {
         Self(self.0.iter().map(|(key, many)| (*key, many.times(values))).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_add_up_to_a_bound() {
+        assert_eq!(Many::AtMost(2).plus(Many::AtMost(3)), Many::AtMost(5));
+        assert_eq!(Many::AtMost(30).plus(Many::AtMost(34)), Many::AtMost(COUNTED));
+        assert_eq!(Many::AtMost(30).plus(Many::AtMost(35)), Many::Any);
+        assert_eq!(Many::AtMost(0).plus(Many::AtMost(65)), Many::Any);
+        assert_eq!(Many::AtMost(1).plus(Many::Any), Many::Any);
+        assert_eq!(Many::AtMost(8).times(8), Many::AtMost(COUNTED));
+        assert_eq!(Many::AtMost(5).times(13), Many::Any);
+        assert_eq!(Many::AtMost(u64::MAX).times(2), Many::Any);
+        assert_eq!(Many::Any.times(1), Many::Any);
+    }
+
+    #[test]
+    fn what_is_packed_is_of_the_same_people() {
+        let mut loose = Loose::default();
+        loose.add((1, 0), Many::AtMost(1));
+        loose.add((2, 1), Many::AtMost(3));
+        let packed: Vec<_> = loose.packed().iter().collect();
+        assert_eq!(packed, [((1, 0), Many::Any), ((2, 1), Many::Any)]);
+        assert_eq!(loose.times(2).get((2, 1)), Some(Many::AtMost(6)));
+    }
+}

@@ -8,6 +8,7 @@
 //! flows decide what is *counted*, what is *denied* by name, and what may be written elsewhere. They err to one side: a
 //! reference that can't be pinned to one column is taken to mean every column in reach.
 
+mod again;
 mod carry;
 mod equality;
 mod found;
@@ -424,17 +425,21 @@ fn lift(named: &Named, key: &KeyRef, shape: &Shape, partition: Option<&str>) -> 
 /// Leaves of a tree of `UNION ALL`; false where another operation is in it, or a branch has clauses of its own.
 fn union_all_leaves<'t>(t: &'t Tree, leaves: &mut Vec<&'t Tree>) -> bool {
     if t.int("op") == 2 && t.flag("all") {
-        let own = ["sort_clause", "locking_clause"].iter().any(|c| !t.list(c).is_empty());
-        let outermost = leaves.is_empty();
-        let limited = !t.field("limit_count").is_null()
-            || !t.field("limit_offset").is_null()
-            || !t.field("with_clause").is_null();
-        let left = union_all_leaves(t.field("larg"), leaves);
-        let right = union_all_leaves(t.field("rarg"), leaves);
-        return left && right && (outermost || !(own || limited));
+        return ["larg", "rarg"].iter().all(|side| {
+            let branch = t.field(side);
+            union_all_leaves(branch, leaves) && (branch.int("op") <= 1 || !has_own_clauses(branch))
+        });
     }
     leaves.push(t);
     t.int("op") <= 1 && t.list("values_lists").is_empty() && t.kind() == "SelectStmt"
+}
+
+/// Whether a set operation in parentheses has clauses of its own.
+fn has_own_clauses(t: &Tree) -> bool {
+    ["sort_clause", "locking_clause"].iter().any(|c| !t.list(c).is_empty())
+        || ["limit_count", "limit_offset", "with_clause"]
+            .iter()
+            .any(|c| !t.field(c).is_null())
 }
 
 fn dotted(name: &crate::catalog::RelationName) -> String {
