@@ -465,6 +465,11 @@ fn who_is_shown_is_who_is_counted_where_a_sub_query_picks_at_will() {
         &menshen.database,
         "CREATE SEQUENCE crm.turns;
          CREATE FUNCTION crm.turn() RETURNS bigint LANGUAGE sql AS 'SELECT nextval(''crm.turns'')';
+         CREATE FUNCTION crm.steady() RETURNS bigint STABLE LANGUAGE plpgsql AS 'BEGIN RETURN nextval(''crm.turns''); END';
+         CREATE FUNCTION crm.steadily(a int, b int) RETURNS boolean STABLE LANGUAGE plpgsql AS 'BEGIN RETURN crm.steady() % 2 = a; END';
+         CREATE OPERATOR crm.<%> (leftarg = int, rightarg = int, function = crm.steadily);
+         CREATE VIEW crm.turned AS SELECT crm.steady() % 2 AS n;
+         GRANT SELECT ON crm.turned TO PUBLIC;
          GRANT USAGE, SELECT, UPDATE ON crm.turns TO PUBLIC",
     );
     let mut raw = menshen.support();
@@ -486,9 +491,16 @@ fn who_is_shown_is_who_is_counted_where_a_sub_query_picks_at_will() {
                 FROM pg_locks WHERE locktype = 'advisory' AND objid = {id})), pg_advisory_unlock({id})",
         "SELECT pg_advisory_lock({id}),
             (SELECT phone FROM crm.customers WHERE id = CASE WHEN pg_advisory_unlock({id}) THEN {id} ELSE 240 END), 1",
+        // A function behind a dot.
+        "SELECT 1, (SELECT phone FROM crm.customers WHERE id = (SELECT CASE ('crm.turns'::regclass).nextval % 2 WHEN 1 THEN {id} ELSE 240 END))",
+        // Functions that say of themselves what is not so.
+        "SELECT 1, (SELECT phone FROM crm.customers WHERE id = (SELECT CASE crm.steady() % 2 WHEN 1 THEN {id} ELSE 240 END))",
+        "SELECT 1, (SELECT phone FROM crm.customers WHERE id = (SELECT CASE WHEN 1 OPERATOR(crm.<%>) 2 THEN {id} ELSE 240 END))",
+        "SELECT 1, (SELECT phone FROM crm.customers WHERE id = (SELECT CASE n WHEN 1 THEN {id} ELSE 240 END FROM crm.turned))",
     ];
     for (form, sql) in forms.iter().enumerate() {
-        for id in (form * 12 + 1)..=(form * 12 + 12) {
+        for id in (form * 9 + 1)..=(form * 9 + 9) {
+            raw.simple("SELECT setval('crm.turns', 1000)");
             let answer = raw.simple(&sql.replace("{id}", &id.to_string()));
             assert_eq!(answer.rows.len(), 1, "{sql}: {answer:?}");
             // Some are hidden from this login.

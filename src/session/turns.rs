@@ -25,7 +25,9 @@ impl Session {
         let mut counted = 0;
         for piece in pieces {
             let (Some(gap), Some(statement)) = (text.get(counted..piece.start), text.get(piece.clone())) else {
-                continue; // the guard's places are of this text
+                // The guard's places are of this text; what lies outside of it must not be left out silently.
+                self.turns.clear();
+                return self.violation("a statement whose place is outside of its string");
             };
             before += gap.chars().count();
             let shift = u32::try_from(before).unwrap_or(u32::MAX);

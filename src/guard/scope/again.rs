@@ -31,55 +31,92 @@ impl Walk<'_> {
 
     /// What stands anywhere in the statement may change, between two askings, what is read outside of the snapshot: a setting, say.
     fn may_interfere(&self, n: &Tree) -> bool {
-        let name = n.names("funcname").and_then(|mut f| f.pop());
-        let changes =
-            |f: &String| f == "set_config" || self.look.catalog().volatile.contains(f) && !expression::is_volatile(f);
-        name.as_ref().is_some_and(changes) || self.runs_code(n, self.look.path())
+        let path = self.look.path();
+        let changes = |name: &Vec<String>| {
+            let bare = name.last();
+            let volatile = |f: &String| {
+                f == "set_config" || self.look.catalog().volatile.contains(f) && !expression::is_volatile(f)
+            };
+            bare.is_some_and(volatile) || self.made(name, path)
+        };
+        called(n).iter().any(changes) || self.runs_code(n, path) || self.runs_on_writing(n)
+    }
+
+    /// A function that is neither built in nor an extension's: it may say of itself that it is stable, and not be.
+    fn made(&self, name: &[String], path: &[String]) -> bool {
+        let Some((bare, schema)) = name.split_last() else {
+            return true;
+        };
+        let schema = schema.last().map(String::as_str);
+        let functions = self.look.catalog().functions.get(bare).into_iter().flatten();
+        functions
+            .filter(|f| in_reach(&f.schema, schema, path))
+            .any(|f| f.extension.is_none())
     }
 
     /// Operators and types that are not built in: what runs behind them may be anything.
     fn runs_code(&self, n: &Tree, path: &[String]) -> bool {
         let catalog = self.look.catalog();
-        let split = |name: &[String]| {
-            let (last, before) = name.split_last()?;
-            Some((last.clone(), before.last().cloned()))
-        };
-        let operator = calls::operators(n)
-            .iter()
-            .filter_map(|o| split(o))
-            .any(|(name, schema)| {
-                let made = catalog.operators.get(&name).into_iter().flatten();
-                made.filter(|o| in_reach(&o.schema, schema.as_deref(), path))
-                    .any(|o| catalog.volatile.contains(&o.function.1))
-            });
-        let names = if n.kind() == "TypeName" { n.names("names") } else { None };
-        let cast = names.and_then(|n| split(&n)).is_some_and(|(name, schema)| {
-            let made = catalog.type_names.get(&name).into_iter().flatten();
-            made.filter(|(_, home)| in_reach(home, schema.as_deref(), path))
-                .filter_map(|(oid, _)| {
-                    catalog.runs.get(&Use {
-                        kind: UseKind::Cast,
-                        oid: *oid,
-                    })
+        let operator = calls::operators(n).iter().any(|name| {
+            let Some((bare, schema)) = name.split_last() else {
+                return false;
+            };
+            let made = catalog.operators.get(bare).into_iter().flatten();
+            made.filter(|o| in_reach(&o.schema, schema.last().map(String::as_str), path))
+                .any(|o| {
+                    let (schema, function) = &o.function;
+                    catalog.volatile.contains(function) || self.made(&[schema.clone(), function.clone()], path)
                 })
+        });
+        let names = if n.kind() == "TypeName" { n.names("names") } else { None };
+        let cast = names.is_some_and(|name| {
+            let Some((bare, schema)) = name.split_last() else {
+                return false;
+            };
+            let made = catalog.type_names.get(bare).into_iter().flatten();
+            made.filter(|(_, home)| in_reach(home, schema.last().map(String::as_str), path))
+                .filter_map(|(oid, _)| catalog.runs.get(&Use::cast(*oid)))
                 .flatten()
                 .any(|behind| !self.is_steady(*behind))
         });
         operator || cast
     }
 
-    /// Functions that are called and do not say that they are volatile. What else runs is not followed.
+    /// Triggers, rules, defaults and checks of what the statement writes to.
+    fn runs_on_writing(&self, n: &Tree) -> bool {
+        if !crate::guard::query::modifies(n.kind()) {
+            return false;
+        }
+        let target = n.field("relation");
+        let schema = target.text("schemaname");
+        let schema = (!schema.is_empty()).then_some(schema);
+        let catalog = self.look.catalog();
+        let found = catalog.resolve(schema, target.text("relname"), self.look.path());
+        found.is_none_or(|relation| {
+            let writing = Use {
+                kind: UseKind::Write,
+                oid: relation.oid,
+            };
+            catalog.runs.get(&writing).is_some_and(|runs| !runs.is_empty())
+        })
+    }
+
+    /// An extension's functions that do not say that they are volatile. What else runs is not followed.
     fn is_steady(&self, behind: Use) -> bool {
         let catalog = self.look.catalog();
         let mut functions = catalog.functions.values().flatten();
         behind.kind == UseKind::Call
             && functions
                 .find(|f| f.oid == behind.oid)
-                .is_some_and(|f| !catalog.volatile.contains(&f.name))
+                .is_some_and(|f| f.extension.is_some() && !catalog.volatile.contains(&f.name))
     }
 
     /// Whether a query gives the same rows twice, if nothing interferes.
     fn same_rows(&self, query: &Tree, path: &[String], deep: usize) -> bool {
+        let differs = |name: &[String]| {
+            let volatile = |f: &String| expression::is_volatile(f) || self.look.catalog().volatile.contains(f);
+            name.last().is_none_or(volatile) || self.made(name, path)
+        };
         let mut same = true;
         query.walk(&mut |n| {
             same &= match n.kind() {
@@ -89,13 +126,10 @@ impl Walk<'_> {
                     !(limited && n.list("sort_clause").is_empty()) && n.list("locking_clause").is_empty()
                 }
                 "RangeTableSample" => false,
-                "FuncCall" => n
-                    .names("funcname")
-                    .and_then(|mut f| f.pop())
-                    .is_some_and(|f| !expression::is_volatile(&f) && !self.look.catalog().volatile.contains(&f)),
                 "RangeVar" => self.in_snapshot(n, path, deep),
                 _ => true,
-            } && !self.runs_code(n, path);
+            } && !called(n).iter().any(|name| differs(name))
+                && !self.runs_code(n, path);
             same
         });
         same
@@ -123,5 +157,21 @@ impl Walk<'_> {
                 false
             }
         }
+    }
+}
+
+/// Names of functions that a node calls, or may call: what stands behind a dot is a column or a function of one argument.
+fn called(n: &Tree) -> Vec<Vec<String>> {
+    match n.kind() {
+        "FuncCall" => vec![n.names("funcname").unwrap_or_default()],
+        "ColumnRef" => {
+            let fields = n.names("fields").unwrap_or_default();
+            fields.into_iter().skip(1).map(|name| vec![name]).collect()
+        }
+        "AIndirection" => {
+            let parts = n.list("indirection").iter().filter(|part| part.kind() == "String");
+            parts.map(|part| vec![part.text("sval").to_owned()]).collect()
+        }
+        _ => Vec::new(),
     }
 }
