@@ -7,8 +7,8 @@
 //! Events hold names, numbers and rules; never literals, values or SQL text.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -45,6 +45,8 @@ pub struct Audit {
 struct State {
     directory: PathBuf,
     file: Option<(String, File)>,
+    /// The file `HEAD`, once it has been written to.
+    head: Option<File>,
     number: u64,
     last: String,
     dirty: bool,
@@ -94,6 +96,7 @@ impl Audit {
         let state = State {
             directory: directory.to_owned(),
             file: None,
+            head: None,
             number,
             last,
             dirty: false,
@@ -186,16 +189,19 @@ impl State {
         self.last = hash;
         self.dirty = true;
         let head = self.directory.join("HEAD");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&head)
-            .map_err(|e| failed(&head, &e))?;
-        file.seek(SeekFrom::Start(0)).map_err(|e| failed(&head, &e))?;
+        if self.head.is_none() {
+            let opened = OpenOptions::new()
+                .create(true)
+                .write(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&head);
+            self.head = Some(opened.map_err(|e| failed(&head, &e))?);
+        }
         // Fixed width: a shorter text never leaves the end of a longer one behind.
-        writeln!(file, "{:020} {}", self.number, self.last).map_err(|e| failed(&head, &e))
+        let text = format!("{:020} {}\n", self.number, self.last);
+        let written = self.head.as_ref().map(|file| file.write_all_at(text.as_bytes(), 0));
+        written.unwrap_or(Ok(())).map_err(|e| failed(&head, &e))
     }
 }
 
