@@ -179,7 +179,7 @@ fn examined(text: &str, number: usize, extended: bool) -> Result<Plan, Verdict> 
     } else {
         assert_eq!(&*plan.text, text, "not edited, and another text");
     }
-    for statement in &plan.statements {
+    for statement in plan.statements.iter() {
         let witness = statement.report.witness;
         assert!(!witness.is_empty(), "no witness for {text:?}");
     }

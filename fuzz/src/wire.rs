@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
 use jiff::Timestamp;
-use menshen::guard::{self, Ground, Plan, Request, Verdict};
+use menshen::guard::{self, ContextNumber, Ground, Plan, Request, Verdict};
 use menshen::ledger::Charged;
 use menshen::session::{self, Action, Judge, Session, Settings};
 use menshen::wire::frame;
@@ -35,7 +35,7 @@ impl Judge for Remembering {
         Arc::clone(&self.ground)
     }
 
-    fn examine(&self, ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> {
+    fn examine(&self, ground: &Ground, request: &Request<'_>, _: Option<ContextNumber>) -> Result<Plan, Verdict> {
         let plan = guard::examine(ground, request)?;
         let mut planned = self.planned.lock().expect("nobody panics with it");
         planned.insert(plan.text.to_string(), plan.statements.len());

@@ -94,7 +94,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
     };
     match guard::examine(&ground, &request) {
         Ok(plan) => {
-            for statement in &plan.statements {
+            for statement in plan.statements.iter() {
                 println!("verdict    {}", statement.report.action);
                 for relation in &statement.report.relations {
                     println!("relation   {}", relation.relation);

@@ -15,6 +15,8 @@ use crate::policy::Problem;
 use crate::policy::reader::{Reader, Section};
 pub use upstream::{Host, RootCert, SslMode, TargetSessionAttrs, Upstream};
 
+const MIB: u64 = 1024 * 1024;
+
 /// The resolved configuration. Every key has a default.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -38,6 +40,8 @@ pub struct Config {
     pub channel: channel::Channel,
     /// `[catalog] refresh_seconds`. *Default: 60*
     pub refresh_seconds: u64,
+    /// `[plans] memory_mib`, in bytes: what plans by statement shape may take for each database; 0 keeps none. *Default: 64 MiB*
+    pub plan_bytes: u64,
     /// `[limits]`.
     pub limits: limits::Limits,
     /// The file it was read from, for a reload.
@@ -123,6 +127,7 @@ impl Config {
             ("audit", self.audit != new.audit, false),
             ("alerts", self.alerts != new.alerts, false),
             ("catalog", self.refresh_seconds != new.refresh_seconds, false),
+            ("plans", self.plan_bytes != new.plan_bytes, false),
         ];
         let changed = parts.into_iter().filter(|(_, differs, _)| *differs);
         changed.map(|(key, _, reloads)| (key, reloads)).collect()
@@ -156,6 +161,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
             "access",
             "proxy_protocol",
             "catalog",
+            "plans",
             "limits",
         ],
     );
@@ -176,6 +182,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
         outbox: PathBuf::new(),
         channel: channel::read(reader, root, base),
         refresh_seconds: 60,
+        plan_bytes: 64 * MIB,
         limits: limits::read(reader, root),
         file: PathBuf::new(),
         overrides: Overrides::default(),
@@ -195,6 +202,10 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
     if let Some(catalog) = reader.section(root, "catalog") {
         reader.known(&catalog, &["refresh_seconds"]);
         config.refresh_seconds = bounded(reader, &catalog, "refresh_seconds", 60, 1, 86_400);
+    }
+    if let Some(plans) = reader.section(root, "plans") {
+        reader.known(&plans, &["memory_mib"]);
+        config.plan_bytes = bounded(reader, &plans, "memory_mib", 64, 0, 65_536) * MIB;
     }
     config
 }

@@ -5,6 +5,7 @@
 //! it came, byte for byte. One that does is edited, metered or refused by the
 //! rule of its kind: queries and data modifications (`query.rs`), COPY, cursors, EXPLAIN, DDL and code (`define.rs`).
 
+pub mod cache;
 mod calls;
 mod copy;
 mod cursor;
@@ -40,6 +41,7 @@ use crate::mask::TokenSettings;
 use crate::meter::spec::HIDDEN_PREFIX;
 use crate::policy::Standing;
 use crate::wire::Refusal;
+pub use cache::{Context, ContextNumber, Plans};
 pub use ground::Ground;
 pub(crate) use ground::KnownColumns;
 use judge::Judge;
@@ -238,7 +240,7 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
     Ok(Plan {
         text,
         edited,
-        statements: plans,
+        statements: plans.into(),
         sealed: plan::Sealed(()),
     })
 }

@@ -14,7 +14,7 @@ pub struct Plan {
     /// Whether it differs from the client's text.
     pub edited: bool,
     /// One entry per statement of the string; none for an empty query.
-    pub statements: Vec<Arc<StatementPlan>>,
+    pub statements: Arc<[Arc<StatementPlan>]>,
     #[expect(dead_code, reason = "it is there so that only the guard can make a plan")]
     pub(super) sealed: Sealed,
 }
@@ -146,7 +146,7 @@ pub enum ExplainFormat {
 }
 
 /// What was decided and why.
-#[derive(Debug, Clone, Default, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
     /// Keyed on nothing secret: hex fingerprint of the statement's shape (pg_query), never literals.
     pub fingerprint: String,
@@ -161,7 +161,7 @@ pub struct Report {
 }
 
 /// One protected relation of a statement.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RelationReport {
     /// `schema.name`
     pub relation: String,
@@ -172,7 +172,7 @@ pub struct RelationReport {
 }
 
 /// One classified column.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ColumnReport {
     /// Its name.
     pub column: String,

@@ -10,7 +10,7 @@ use super::shared::{Rules, Shared};
 use super::upstream::{Place, Upstreams, words};
 use crate::catalog::{Catalog, introspect};
 use crate::config::Config;
-use crate::guard::Ground;
+use crate::guard::{self, Context, ContextNumber, Ground, Plan, Plans, Request, Verdict};
 use crate::session::Judge;
 
 /// Policy and catalog of one database on one server, resolved against each other. A standby has a catalog of its own: it is behind.
@@ -18,6 +18,8 @@ pub struct Keeper {
     place: Place,
     pub(super) database: String,
     ground: ArcSwap<Ground>,
+    /// Plans made on it. Those of grounds before are found by nobody, and give way.
+    plans: Plans,
     /// Held while the catalog is read: whoever waits for it uses what the one before has brought, if it began later.
     reading: Mutex<u64>,
     begun: std::sync::atomic::AtomicU64,
@@ -34,6 +36,17 @@ const LAG: Duration = Duration::from_secs(10);
 impl Judge for Keeper {
     fn ground(&self) -> Arc<Ground> {
         self.ground.load_full()
+    }
+
+    fn number(&self, context: &Context) -> Option<ContextNumber> {
+        Some(self.plans.number(context))
+    }
+
+    fn examine(&self, ground: &Ground, request: &Request<'_>, number: Option<ContextNumber>) -> Result<Plan, Verdict> {
+        match number {
+            Some(number) => self.plans.examine(ground, request, number),
+            None => guard::examine(ground, request),
+        }
     }
 
     fn is_behind(&self) -> bool {
@@ -67,6 +80,7 @@ impl Keeper {
             place: place.clone(),
             database: database.to_owned(),
             ground: ArcSwap::from_pointee(ground),
+            plans: Plans::new(shared.config.plan_bytes),
             reading: Mutex::new(0),
             begun: std::sync::atomic::AtomicU64::new(0),
             changes: std::sync::atomic::AtomicU64::new(u64::from(others)),

@@ -81,6 +81,7 @@ impl Connection {
             ),
             Note::Authenticated
             | Note::Decided { .. }
+            | Note::Repeated { .. }
             | Note::Refused { .. }
             | Note::Released { .. }
             | Note::Closed { .. } => {}
@@ -106,6 +107,10 @@ fn describe(note: &Note) -> (&'static str, Value) {
                 "charges": report.charges,
                 "witness": report.witness,
             }),
+        ),
+        Note::Repeated { fingerprint, times } => (
+            "decision-repeated",
+            json!({ "fingerprint": fingerprint, "times": times }),
         ),
         Note::Refused {
             sqlstate,

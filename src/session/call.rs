@@ -64,7 +64,7 @@ impl Session {
     fn call(&mut self, frame: Frame, plan: &Plan, now: Timestamp) {
         let charge = self.charge_now(now);
         let mut running = Vec::new();
-        for statement in &plan.statements {
+        for statement in plan.statements.iter() {
             self.note_decided(statement, now);
             running.push(self.running_of(Arc::clone(statement), &charge));
         }
@@ -81,7 +81,7 @@ impl Session {
 
 /// Whether a call may go as it is: nothing in its answer is edited or counted.
 fn harmless(plan: &Plan) -> Result<(), Refusal> {
-    match plan.statements.as_slice() {
+    match &plan.statements[..] {
         [one]
             if !plan.edited
                 && one.meter.is_empty()

@@ -142,7 +142,7 @@ impl Session {
         }
         let charge = self.charge_now(now);
         let mut prepared = Vec::new();
-        for statement in &plan.statements {
+        for statement in plan.statements.iter() {
             self.note_decided(statement, now);
             if let StatementKind::Prepare { name, source, .. } = &statement.kind {
                 prepared.push((
@@ -177,7 +177,7 @@ impl Session {
         text: &str,
         types: Vec<u32>,
         plan: Plan,
-        key: Option<super::owed::Key>,
+        key: Option<Arc<super::owed::Key>>,
         by_sql: bool,
     ) -> Arc<Prepared> {
         self.next_prepared += 1;
@@ -195,7 +195,7 @@ impl Session {
     /// What can only be judged with the session's own state: EXECUTE of a stale statement, and metered rows before writes.
     fn fit_to_run(&mut self, plan: &Plan, now: Timestamp) -> Result<(), Refusal> {
         let mut metered = false;
-        for statement in &plan.statements {
+        for statement in plan.statements.iter() {
             if let StatementKind::Execute { name } = &statement.kind
                 && let Some(prepared) = self.lookup(name)
             {

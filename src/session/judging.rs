@@ -7,20 +7,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::notes::Note;
-use super::owed::{Charge, Key, Owed, Portal, Prepared, Question, Under};
+use super::owed::{Key, Owed, Portal, Prepared, Question};
 use super::{Hold, Judge, Known, Session};
 use crate::catalog::introspect;
 use crate::guard::plan::Meaning;
-use crate::guard::{Ground, Plan, Request, StatementKind, StatementPlan, Verdict};
-use crate::policy::Standing;
-use crate::principal::{Declared, Principal};
+use crate::guard::{ContextNumber, Ground, Plan, Request, StatementKind, StatementPlan, Verdict};
+use crate::principal::Declared;
 use crate::wire::{Refusal, message};
 
 /// What came of it.
 pub(super) enum Judging {
     /// May be sent. The key is `None` where the plan depends on nothing.
-    Plan(Plan, Option<Key>),
+    Plan(Plan, Option<Arc<Key>>),
     /// Something must be known first; the message comes again.
     Wait,
     /// Its statements must be judged one after the other: the bytes of each.
@@ -47,15 +45,11 @@ impl Session {
         let behind = self.is_behind();
         let unknown = self.known.is_none() || self.stale || behind;
         if unknown || self.status == b'E' {
-            let nothing = Known {
-                search_path: vec!["pg_catalog".to_owned()],
-                current_user: String::new(),
-                declared: Declared::default(),
-            };
-            let known = self.known.clone().unwrap_or(nothing);
-            let tried = self.examine(judge.as_ref(), &ground, text, extended, &known, now);
+            let known = self.standpoint(&ground, now).map(|s| Arc::clone(&s.key));
+            let key = known.unwrap_or_else(|| self.key_of_nothing(&ground, now));
+            let tried = self.examine(judge.as_ref(), &ground, text, extended, &key, None);
             match tried {
-                Ok((plan, _)) if plan.statements.iter().all(|s| s.context_free) => return Judging::Plan(plan, None),
+                Ok(plan) if plan.statements.iter().all(|s| s.context_free) => return Judging::Plan(plan, None),
                 // What the grammar does not accept, no setting will mend.
                 Err(Verdict::Refuse(refusal)) if matches!(refusal.rule, "syntax" | "key-setting" | "one-statement") => {
                     return Judging::Refuse(refusal);
@@ -81,14 +75,13 @@ impl Session {
             self.read_catalog();
             return Judging::Wait;
         }
-        let Some(known) = self.known.clone() else {
+        let Some((key, number)) = self.standpoint(&ground, now).map(|s| (Arc::clone(&s.key), s.number)) else {
             return Judging::Wait;
         };
-        match self.examine(judge.as_ref(), &ground, text, extended, &known, now) {
-            Ok((plan, standing)) => {
+        match self.examine(judge.as_ref(), &ground, text, extended, &key, number) {
+            Ok(plan) => {
                 let free = plan.statements.iter().all(|s| s.context_free);
-                let key = (!free).then(|| key(standing, &known, &ground));
-                Judging::Plan(plan, key)
+                Judging::Plan(plan, (!free).then_some(key))
             }
             Err(Verdict::Refuse(refusal)) => Judging::Refuse(refusal),
             Err(Verdict::InTurn { pieces, otherwise }) => {
@@ -129,9 +122,21 @@ impl Session {
     }
 
     /// Whether the catalog has changed since it was last read, or since it was read for the message at hand.
-    fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         let judge = self.judge.as_ref();
         self.catalog_behind || self.refreshed_for_front != Some(true) && judge.is_some_and(|j| j.is_behind())
+    }
+
+    /// What is known of a session that has not been asked for its settings.
+    fn key_of_nothing(&self, ground: &Ground, now: Timestamp) -> Arc<Key> {
+        let declared = Declared::default();
+        Arc::new(Key {
+            standing: ground.policy.standing(&self.principal(ground), &declared, now),
+            search_path: vec!["pg_catalog".to_owned()],
+            current_user: String::new(),
+            policy: ground.policy.epoch,
+            catalog: ground.catalog.epoch,
+        })
     }
 
     fn examine(
@@ -140,93 +145,24 @@ impl Session {
         ground: &Ground,
         text: &str,
         extended: bool,
-        known: &Known,
-        now: Timestamp,
-    ) -> Result<(Plan, Standing), Verdict> {
-        let standing = ground.policy.standing(&self.principal(ground), &known.declared, now);
+        key: &Key,
+        number: Option<ContextNumber>,
+    ) -> Result<Plan, Verdict> {
         let prepared = |name: &str| self.lookup(name).and_then(|p| p.inner(name));
         let cursor = |name: &str| self.cursor(name);
         let request = Request {
             text,
             login: &self.login,
-            standing: &standing,
-            search_path: &known.search_path,
-            current_user: &known.current_user,
+            standing: &key.standing,
+            search_path: &key.search_path,
+            current_user: &key.current_user,
             token: &self.token,
             cursor: &cursor,
             prepared: &prepared,
             undone_at_end: self.transaction_changed || self.transaction_ddl,
             extended,
         };
-        let plan = judge.examine(ground, &request)?;
-        Ok((plan, standing))
-    }
-
-    fn principal(&self, ground: &Ground) -> Principal {
-        Principal {
-            login: self.login.clone(),
-            groups: ground.catalog.groups_of(&self.login),
-            address: self.settings.address,
-        }
-    }
-
-    /// The key that a plan made now would have. `None`: settings must be asked first (and are, when a judgement needs them).
-    pub(super) fn key_now(&self, now: Timestamp) -> Option<Key> {
-        if self.stale || self.is_behind() {
-            return None;
-        }
-        let ground = self.ground()?;
-        let known = self.known.as_ref()?;
-        let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
-        Some(key(standing, known, &ground))
-    }
-
-    /// Standing and policy that hold now, whatever has become of the catalog; `None`: settings must be asked first.
-    pub(super) fn under_now(&self, now: Timestamp) -> Option<Under> {
-        let ground = self.ground()?;
-        let known = self.known.as_ref().filter(|_| !self.stale)?;
-        let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
-        Some((standing, ground.policy.epoch))
-    }
-
-    /// Whose limits hold for what is started now.
-    pub(super) fn charge_now(&self, now: Timestamp) -> Arc<Charge> {
-        let limits = self.ground().zip(self.known.as_ref()).map(|(ground, known)| {
-            let standing = ground.policy.standing(&self.principal(&ground), &known.declared, now);
-            (
-                ground.policy.limits(&standing),
-                ground.policy.sanctioned(&self.login, now),
-            )
-        });
-        let (limits, sanctioned) = limits.unwrap_or_default();
-        Arc::new(Charge {
-            limits: Arc::from(limits),
-            sanctioned,
-            under: self.under_now(now),
-        })
-    }
-
-    /// Notes a decision for the audit.
-    pub(super) fn note_decided(&mut self, plan: &StatementPlan, now: Timestamp) {
-        if matches!(plan.kind, StatementKind::Transaction) {
-            return;
-        }
-        let known = self.known.as_ref();
-        let purpose = self.key_now(now).and_then(|k| k.standing.purpose);
-        let declared = known
-            .map(|k| {
-                k.declared
-                    .settings
-                    .iter()
-                    .map(|(n, v)| (n.clone(), v.clone()))
-                    .collect()
-            })
-            .unwrap_or_default();
-        self.note(Note::Decided {
-            report: Arc::clone(&plan.report),
-            purpose,
-            declared,
-        });
+        judge.examine(ground, &request, number)
     }
 
     fn readable(&self, text: &str) -> Result<(), Refusal> {
@@ -386,11 +322,14 @@ impl Session {
             .zip(values)
             .filter_map(|(name, value)| Some((name.clone(), value.filter(|v| !v.is_empty())?)))
             .collect();
-        self.known = Some(Known {
+        let known = Known {
             search_path,
             current_user,
             declared: Declared { settings },
-        });
+        };
+        if self.known.as_deref() != Some(&known) {
+            self.known = Some(Arc::new(known));
+        }
         self.stale = false;
         if self.hold == Some(Hold::Probe) {
             self.hold = None;
@@ -447,16 +386,6 @@ impl Prepared {
             StatementKind::Prepare { name: n, inner, .. } if n == name => Some(Arc::clone(inner)),
             _ => None,
         })
-    }
-}
-
-fn key(standing: Standing, known: &Known, ground: &Ground) -> Key {
-    Key {
-        standing,
-        search_path: known.search_path.clone(),
-        current_user: known.current_user.clone(),
-        policy: ground.policy.epoch,
-        catalog: ground.catalog.epoch,
     }
 }
 

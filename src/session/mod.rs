@@ -9,6 +9,7 @@
 mod call;
 mod cancel;
 mod client;
+mod decisions;
 pub mod expiry;
 mod judging;
 pub mod notes;
@@ -16,6 +17,7 @@ mod owed;
 mod plans;
 mod replies;
 mod rows;
+mod standpoint;
 mod startup;
 mod turns;
 
@@ -76,11 +78,23 @@ pub trait Judge: Send + Sync {
         false
     }
 
-    /// Judges a text.
+    /// The number of a context on this judge's own ground, where it keeps plans.
+    fn number(&self, context: &guard::Context) -> Option<guard::ContextNumber> {
+        let _none_kept = context;
+        None
+    }
+
+    /// Judges a text in a context; `number` is that of the context, where plans may be kept for it.
     ///
     /// # Errors
     /// As [`guard::examine`].
-    fn examine(&self, ground: &Ground, request: &guard::Request<'_>) -> Result<guard::Plan, guard::Verdict> {
+    fn examine(
+        &self,
+        ground: &Ground,
+        request: &guard::Request<'_>,
+        number: Option<guard::ContextNumber>,
+    ) -> Result<guard::Plan, guard::Verdict> {
+        let _none_kept = number;
         guard::examine(ground, request)
     }
 }
@@ -165,7 +179,9 @@ pub struct Session {
     hold: Option<Hold>,
     /// Schema and name of the function that the FunctionCall at the front names by number; `None` inside: there is none.
     function: Option<call::Named>,
-    known: Option<Known>,
+    known: Option<Arc<Known>>,
+    standpoint: Option<standpoint::Standpoint>,
+    decisions: decisions::Decisions,
     stale: bool,
     /// In the open transaction something may have changed settings.
     transaction_changed: bool,
@@ -449,6 +465,7 @@ impl Session {
     fn close(&mut self, reason: Option<String>) {
         if self.phase != Phase::Closed {
             self.phase = Phase::Closed;
+            self.tell_repeated(true);
             self.note(Note::Closed { reason });
             self.out.push(Action::Close);
         }

@@ -19,6 +19,13 @@ pub enum Note {
         /// What the session declared (`menshen.…`), names and values.
         declared: Vec<(String, String)>,
     },
+    /// A statement that touches nothing protected was judged and sent again, as it had been told before.
+    Repeated {
+        /// Fingerprint of the statement.
+        fingerprint: String,
+        /// How often since.
+        times: u64,
+    },
     /// A statement was refused.
     Refused {
         /// SQLSTATE.

@@ -9,14 +9,7 @@ use crate::policy::{Limit, Standing};
 use crate::wire::Refusal;
 
 /// What a plan was made under. A plan whose key differs from now's is stale.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Key {
-    pub standing: Standing,
-    pub search_path: Vec<String>,
-    pub current_user: String,
-    pub policy: u64,
-    pub catalog: u64,
-}
+pub(super) type Key = crate::guard::Context;
 
 /// A prepared statement, by Parse or by PREPARE: the server keeps both under one set of names.
 #[derive(Debug, Clone)]
@@ -27,7 +20,7 @@ pub(super) struct Prepared {
     pub types: Vec<u32>,
     pub plan: Plan,
     /// `None` for a text that depends on nothing.
-    pub key: Option<Key>,
+    pub key: Option<Arc<Key>>,
     /// Made by PREPARE.
     pub by_sql: bool,
     /// Made for a part of a query string ([`super::turns`]): characters that stand before it there.
@@ -61,7 +54,7 @@ pub(super) struct Cursor {
 }
 
 /// Standing, and the policy's epoch.
-pub(super) type Under = (Standing, u64);
+pub(super) type Under = Arc<(Standing, u64)>;
 
 /// What a portal or cursor that shows protected relations depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]

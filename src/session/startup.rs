@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::decisions::Decisions;
 use super::rows::Batch;
 use super::{Action, Note, Phase, Session, Settings};
 use crate::mask::{TokenSettings, token_pads};
@@ -195,6 +196,8 @@ impl Session {
             hold: None,
             function: None,
             known: None,
+            standpoint: None,
+            decisions: Decisions::default(),
             stale: true,
             server_negotiated: false,
             transaction_changed: false,

@@ -41,6 +41,7 @@ impl On {
 }
 
 /// Statements that follow each other in one session.
+#[derive(Clone)]
 pub struct Sequence {
     pub on: On,
     pub theme: String,
@@ -208,7 +209,18 @@ impl Judges {
     }
 
     /// Judges the statements of a sequence for one login (its place in [`LOGINS`]). Stops where `go_on` says so.
-    pub fn judge(&self, sequence: &Sequence, login: usize, mut go_on: impl FnMut(usize, Said) -> bool) {
+    pub fn judge(&self, sequence: &Sequence, login: usize, go_on: impl FnMut(usize, Said) -> bool) {
+        self.judge_by(sequence, login, guard::examine, go_on);
+    }
+
+    /// The same, by another way to judge.
+    pub fn judge_by(
+        &self,
+        sequence: &Sequence,
+        login: usize,
+        examine: impl Fn(&Ground, &Request<'_>) -> Result<Plan, Verdict>,
+        mut go_on: impl FnMut(usize, Said) -> bool,
+    ) {
         let (_, ground, standings) = self.grounds.iter().find(|(on, ..)| *on == sequence.on).unwrap();
         let plans: RefCell<[HashMap<String, Arc<StatementPlan>>; 2]> = RefCell::default();
         let token = TokenSettings {
@@ -216,7 +228,7 @@ impl Judges {
             outer: "menshen.ko".into(),
         };
         for (at, sql) in sequence.statements.iter().enumerate() {
-            let verdict = guard::examine(
+            let verdict = examine(
                 ground,
                 &Request {
                     text: sql,
@@ -232,7 +244,7 @@ impl Judges {
                 },
             );
             if let Ok(plan) = &verdict {
-                for statement in &plan.statements {
+                for statement in plan.statements.iter() {
                     match &statement.kind {
                         StatementKind::Declare { name, inner, .. } => {
                             plans.borrow_mut()[0].insert(name.clone(), Arc::clone(inner));
@@ -294,7 +306,7 @@ fn said(ground: &Ground, verdict: Result<Plan, Verdict>) -> Said {
     match verdict {
         Ok(plan) => {
             let mut whole = format!("{}\n", plan.text);
-            for statement in &plan.statements {
+            for statement in plan.statements.iter() {
                 describe(ground, statement, &mut whole);
             }
             let action = if plan.edited { "edited" } else { "forward" };

@@ -1,0 +1,226 @@
+//! Plans by the shape of statements (DESIGN §4): a hit costs one scan of the text, a hash, a lookup and the splices.
+//!
+//! A shape (`shape.rs`) is a text without its literals and comments. Which of them may vary is a question of where they stand (`lift.rs`), and is
+//! tried by judging the shape a second time with others (`template.rs`). The key holds the literals that may not, the kind of protocol, and the
+//! context that the plan was made in. A shape that is met for the first time only leaves a mark, so that a flood of statements that never come
+//! again pushes no plan out; what is kept is bounded by bytes and chosen by use.
+//!
+//! Refusals are not kept, nor what depends on names of the session (FETCH, EXECUTE) or on what an open transaction has changed.
+
+mod lift;
+mod shape;
+mod template;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::plan::{Plan, StatementKind};
+use super::{Ground, Request, Verdict, examine, parse};
+use crate::meter::spec::HIDDEN_PREFIX;
+use crate::policy::Standing;
+use template::Template;
+
+/// Longer texts are judged each time.
+const TEXT_BYTES_MAX: usize = 4096;
+/// What a mark or plan costs besides what it holds.
+const ENTRY_BYTES: usize = 128;
+/// Contexts that are remembered by number; then numbers begin anew, and the old plans are found no more.
+const CONTEXTS_MAX: usize = 10_000;
+
+/// What a plan is made in, besides the text. A plan that was made in another is stale.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Context {
+    /// What the principal holds.
+    pub standing: Standing,
+    /// The effective search path.
+    pub search_path: Vec<String>,
+    /// `current_user` of the session.
+    pub current_user: String,
+    /// The policy's epoch.
+    pub policy: u64,
+    /// The catalog's epoch.
+    pub catalog: u64,
+}
+
+/// Number of a context in one [`Plans`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextNumber(u64);
+
+/// What is known of a shape.
+#[derive(Debug, Clone)]
+enum Known {
+    /// It was met once.
+    Met,
+    /// Its plan: all of its pieces may vary, or the key has all of them.
+    Plan(Arc<Template>),
+    /// These pieces may vary; the key of the plan has the others.
+    Lifted(Arc<[bool]>),
+}
+
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<Box<[u8]>, Known> for Bytes {
+    fn weight(&self, key: &Box<[u8]>, known: &Known) -> u64 {
+        let held = match known {
+            Known::Met => 0,
+            Known::Plan(template) => template.bytes(),
+            Known::Lifted(lifted) => lifted.len(),
+        };
+        u64::try_from(key.len() + held + ENTRY_BYTES).unwrap_or(u64::MAX)
+    }
+}
+
+/// The plans of one database.
+pub struct Plans {
+    known: Option<Cache<Box<[u8]>, Known, Bytes>>,
+    contexts: Mutex<HashMap<Context, u64>>,
+    next_context: AtomicU64,
+}
+
+impl Plans {
+    /// With room for so many bytes; none keeps nothing.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        // The guess of how many there will be only sizes tables.
+        let items = usize::try_from(bytes / 4096).unwrap_or(usize::MAX).clamp(64, 1 << 20);
+        Self {
+            known: (bytes > 0).then(|| Cache::with_weighter(items, bytes, Bytes)),
+            contexts: Mutex::default(),
+            next_context: AtomicU64::new(0),
+        }
+    }
+
+    /// The number of a context.
+    #[must_use]
+    pub fn number(&self, context: &Context) -> ContextNumber {
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = contexts.get(context) {
+            return ContextNumber(*number);
+        }
+        if contexts.len() >= CONTEXTS_MAX {
+            contexts.clear();
+        }
+        let number = self.next_context.fetch_add(1, Ordering::Relaxed);
+        contexts.insert(context.clone(), number);
+        ContextNumber(number)
+    }
+
+    /// Bytes that the plans take, about, and how many shapes are known.
+    #[must_use]
+    pub fn size(&self) -> (u64, usize) {
+        self.known
+            .as_ref()
+            .map_or((0, 0), |known| (known.weight(), known.len()))
+    }
+
+    /// Judges as [`examine`] does, by a plan that was made before where there is one. `context` is the number of what `request` is asked in.
+    ///
+    /// # Errors
+    /// As [`examine`].
+    pub fn examine(&self, ground: &Ground, request: &Request<'_>, context: ContextNumber) -> Result<Plan, Verdict> {
+        let Some(known) = self.known.as_ref().filter(|_| request.text.len() <= TEXT_BYTES_MAX) else {
+            return examine(ground, request);
+        };
+        let Some(pieces) = shape::pieces(request.text) else {
+            return examine(ground, request);
+        };
+        // The guard refuses texts that name hidden columns, also in comments and strings.
+        let reserved = |p: &shape::Piece| {
+            let written = request.text.as_bytes().get(p.start..p.end).unwrap_or_default();
+            let prefix = HIDDEN_PREFIX.as_bytes();
+            written.windows(prefix.len()).any(|w| w.eq_ignore_ascii_case(prefix))
+        };
+        if pieces.iter().any(reserved) {
+            return examine(ground, request);
+        }
+        let head = |level: u8| {
+            let mut head = [0; 9];
+            let (number, rest) = head.split_at_mut(8);
+            number.copy_from_slice(&context.0.to_be_bytes());
+            rest.fill(level << 1 | u8::from(request.extended));
+            head
+        };
+        let whole = shape::key(&head(0), request.text, &pieces, |_| true);
+        let met = known.get(&whole[..]);
+        let lifted = match met {
+            None => {
+                let plan = examine(ground, request)?;
+                if fits(&plan, request) {
+                    known.insert(whole.to_vec().into(), Known::Met);
+                }
+                return Ok(plan);
+            }
+            Some(Known::Plan(template)) => return Ok(template.fill(request.text, &pieces, request.token)),
+            Some(Known::Lifted(lifted)) => lifted,
+            Some(Known::Met) => {
+                let parsed = parse::parse(request.text)?;
+                let lifted: Arc<[bool]> = lift::lifted(&parsed, &pieces).into();
+                if lifted.iter().any(|l| !l) {
+                    known.insert(whole.to_vec().into(), Known::Lifted(Arc::clone(&lifted)));
+                }
+                lifted
+            }
+        };
+        let all = lifted.iter().all(|l| *l);
+        let exact = if all {
+            whole
+        } else {
+            let at = |index: usize| lifted.get(index) == Some(&true);
+            shape::key(&head(1), request.text, &pieces, at)
+        };
+        if !all && let Some(Known::Plan(template)) = known.get(&exact[..]) {
+            return Ok(template.fill(request.text, &pieces, request.token));
+        }
+        let plan = examine(ground, request)?;
+        if !fits(&plan, request) {
+            return Ok(plan);
+        }
+        if lifted.iter().any(|l| *l) {
+            match Template::lifted(&plan, ground, request, &pieces, &lifted, examine) {
+                Some(template) => known.insert(exact.to_vec().into(), Known::Plan(Arc::new(template))),
+                // Something depends on them after all: from now on none may vary.
+                None => known.insert(
+                    whole_key(&head(0), request.text, &pieces),
+                    Known::Lifted(vec![false; pieces.len()].into()),
+                ),
+            }
+        } else {
+            let template = Template::of(&plan, request.token);
+            known.insert(exact.to_vec().into(), Known::Plan(Arc::new(template)));
+        }
+        Ok(plan)
+    }
+}
+
+fn whole_key(head: &[u8], text: &str, pieces: &[shape::Piece]) -> Box<[u8]> {
+    shape::key(head, text, pieces, |_| true).to_vec().into()
+}
+
+/// Whether a plan depends on nothing but text and context.
+fn fits(plan: &Plan, request: &Request<'_>) -> bool {
+    let by_itself = |kind: &StatementKind| match kind {
+        StatementKind::Query
+        | StatementKind::Write
+        | StatementKind::Transaction
+        | StatementKind::Set
+        | StatementKind::Explain { .. } => true,
+        StatementKind::Prepare { .. }
+        | StatementKind::Declare { .. }
+        | StatementKind::Fetch { .. }
+        | StatementKind::CloseCursor { .. }
+        | StatementKind::CopyOut(_)
+        | StatementKind::Execute { .. }
+        | StatementKind::Deallocate { .. }
+        | StatementKind::DiscardAll
+        | StatementKind::Utility => false,
+    };
+    match &plan.statements[..] {
+        [one] => !request.undone_at_end && one.meanings.is_empty() && by_itself(&one.kind),
+        _ => false,
+    }
+}
