@@ -54,7 +54,7 @@ pub fn release(held: Vec<Held>, charged: &Charged) -> Vec<Released> {
         .collect()
 }
 
-/// A whole DataRow message of a statement that shows nobody.
+/// Whole DataRow or CopyData messages of a statement that shows nobody.
 #[must_use]
 pub fn unmetered(layout: Option<&Layout>, message: Bytes) -> Option<Released> {
     layout.is_none_or(Layout::is_transparent).then_some(Released(message))

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -114,7 +115,7 @@ pub(super) struct Connection {
     closing: bool,
 }
 
-async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_ends: Instant, mut stage: Watch) {
+async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_ends: Instant, stage: Watch) {
     let Greeted {
         mut client,
         body,
@@ -199,8 +200,11 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     let alarm = tokio::time::sleep_until(startup_ends);
     tokio::pin!(alarm);
     let mut reason = "the client closed the connection";
+    // Made once: what is rare must not be asked for anew in every round.
+    let mut stage_changed = std::pin::pin!(next_stage(stage.clone()));
+    let mut asked_to_cancel = std::pin::pin!(requests.next());
     while !connection.closing {
-        let now = *stage.borrow_and_update();
+        let now = *stage.borrow();
         match now {
             Stage::Draining if connection.session.is_idle() && from_client.bytes.is_empty() => {
                 connection.farewell();
@@ -262,7 +266,10 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
                 Some(Back::Cancelled) => connection.session.cancelled(Timestamp::now()),
                 None => break,
             },
-            _ = stage.changed() => continue,
+            seen = &mut stage_changed => {
+                stage_changed.set(next_stage(seen));
+                continue;
+            }
             read = from_server.fill(&mut server_reads), if connection.session.wants_server() && room_for_server => match read {
                 Ok(0) | Err(_) if connection.session.is_leaving() => break,
                 Ok(0) | Err(_) => {
@@ -285,7 +292,8 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
                 }
             },
             // Behind what the client has sent before.
-            waiting = requests.next() => {
+            waiting = &mut asked_to_cancel => {
+                asked_to_cancel.set(requests.next());
                 connection.cancelling = waiting;
                 connection.session.cancel_asked(Timestamp::now())
             }
@@ -302,6 +310,32 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         };
         connection.perform(actions).await;
         connection.cancelling.clear();
+        // What the sockets take at once needs no further round: mostly all of it.
+        if server_takes && !connection.to_server.is_empty() {
+            let sent = at_once(send(
+                &mut server_writes,
+                &mut connection.to_server,
+                &mut server_unflushed,
+            ))
+            .await;
+            if let Some(Err(_)) = sent {
+                (server_takes, server_unflushed) = (false, false);
+                connection.to_server.clear();
+            }
+        }
+        if !connection.to_client.is_empty() {
+            match at_once(send(
+                &mut client_writes,
+                &mut connection.to_client,
+                &mut client_unflushed,
+            ))
+            .await
+            {
+                Some(Ok(())) => patience.client_took(),
+                Some(Err(_)) => break,
+                None => {}
+            }
+        }
     }
     if let Some(key) = &connection.key {
         connection.shared.cancels.remove(key);
@@ -321,18 +355,39 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     let _closed = tokio::time::timeout(Duration::from_secs(1), server_writes.shutdown()).await;
 }
 
-/// Writes what it can of the buffer, or flushes what was written. Nothing is lost where it is dropped half-way.
+/// Writes what it can of the buffer, and flushes when all of it is written. Nothing is lost where it is dropped half-way.
 async fn send(writes: &mut WriteHalf<Stream>, buffer: &mut BytesMut, unflushed: &mut bool) -> std::io::Result<()> {
+    if !buffer.is_empty() {
+        if writes.write_buf(buffer).await? == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        *unflushed = true;
+    }
     if buffer.is_empty() {
         writes.flush().await?;
         *unflushed = false;
-        return Ok(());
     }
-    if writes.write_buf(buffer).await? == 0 {
-        return Err(std::io::ErrorKind::WriteZero.into());
-    }
-    *unflushed = true;
     Ok(())
+}
+
+/// Waits until the next stage of Menshen's own life begins.
+async fn next_stage(mut stage: Watch) -> Watch {
+    if stage.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    stage
+}
+
+/// What comes of a future that is asked once; `None` where it would have to wait.
+async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        Poll::Ready(match future.as_mut().poll(context) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        })
+    })
+    .await
 }
 
 impl Connection {

@@ -274,6 +274,9 @@ impl Session {
     /// Server bytes: consumes whole messages from the buffer.
     pub fn server_bytes(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
         loop {
+            if let Some(rows) = self.rows_that_pass(bytes) {
+                self.send_client(rows);
+            }
             match frame::next(bytes, frame::BACKEND_BYTES_MAX) {
                 Ok(Some(frame)) if self.charging => self.server.push_back(frame),
                 Ok(Some(frame)) => self.server_frame(frame, now),

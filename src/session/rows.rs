@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 
 use super::notes::Note;
 use super::owed::{Owed, Shape};
-use super::{Action, Session, plans};
+use super::{Action, Phase, Session, plans};
 use crate::guard::StatementKind;
 use crate::ledger::{ChargeRequest, Charged, LedgerError};
 use crate::meter::Layout;
 use crate::meter::copy::{CopyFormat, CopyReader};
-use crate::meter::release::{self, Held};
+use crate::meter::release::{self, Held, Released};
 use crate::meter::row::Malformed;
-use crate::wire::frame::Frame;
+use crate::wire::frame::{self, Frame};
 use crate::wire::{Refusal, message};
 
 /// Rows are charged when the burst they came in ends, or at these bounds.
@@ -69,6 +70,66 @@ impl Session {
         }
         let held = release::hold(layout, frame.body());
         self.keep(held, frame.bytes.len(), now);
+    }
+
+    /// Rows at the front of what the server has sent that show nobody and go as they came: many messages at once.
+    pub(super) fn rows_that_pass(&mut self, bytes: &mut BytesMut) -> Option<Bytes> {
+        let kind = *bytes.first()?;
+        if !matches!(kind, b'D' | b'd') || self.phase != Phase::Ready || self.charging || !self.batch.is_empty() {
+            return None;
+        }
+        if !self.server.is_empty() {
+            return None;
+        }
+        let running = match self.owed.front()? {
+            Owed::Execute {
+                running: Some(running),
+                stopped: false,
+                ..
+            } => running,
+            Owed::Query {
+                running,
+                at,
+                stopped: false,
+                ..
+            } => running.get(*at)?,
+            Owed::Execute { .. }
+            | Owed::Query { .. }
+            | Owed::Parse { .. }
+            | Owed::Shape { .. }
+            | Owed::DescribeStatement { .. }
+            | Owed::DescribePortal { .. }
+            | Owed::Bind { .. }
+            | Owed::Close { .. }
+            | Owed::Sync { .. }
+            | Owed::Probe { .. }
+            | Owed::Refused { .. } => return None,
+        };
+        match &running.plan.kind {
+            StatementKind::Explain { .. } | StatementKind::CopyOut(_) => return None,
+            StatementKind::Query
+            | StatementKind::Write
+            | StatementKind::Transaction
+            | StatementKind::Set
+            | StatementKind::Prepare { .. }
+            | StatementKind::Declare { .. }
+            | StatementKind::Fetch { .. }
+            | StatementKind::CloseCursor { .. }
+            | StatementKind::Execute { .. }
+            | StatementKind::Deallocate { .. }
+            | StatementKind::DiscardAll
+            | StatementKind::Utility => {}
+        }
+        let layout = running.layout.as_ref();
+        let passes = match kind {
+            b'D' => layout.is_some_and(Layout::is_transparent),
+            _ => layout.is_none(),
+        };
+        let run = frame::run_of(kind, bytes, frame::BACKEND_BYTES_MAX);
+        if !passes || run == 0 {
+            return None;
+        }
+        release::unmetered(layout, bytes.split_to(run).freeze()).map(Released::into_bytes)
     }
 
     fn keep(&mut self, held: Result<Held, Malformed>, bytes: usize, now: Timestamp) {

@@ -40,6 +40,21 @@ pub struct BadLength {
     pub length: i64,
 }
 
+/// How many bytes of whole messages of one type stand at the front of a buffer. Lengths that no message has end it.
+#[must_use]
+pub fn run_of(kind: u8, buffer: &[u8], max: usize) -> usize {
+    let mut at = 0;
+    while let Some((head, _)) = buffer.get(at..).and_then(<[u8]>::split_first_chunk::<5>) {
+        let [found, a, b, c, d] = *head;
+        let length = usize::try_from(i32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        if found != kind || length < 4 || length > max || buffer.len() - at < length + 1 {
+            break;
+        }
+        at += length + 1;
+    }
+    at
+}
+
 /// Takes the next whole message off the front of a buffer; `None` where more bytes are needed.
 ///
 /// # Errors
