@@ -137,7 +137,7 @@ impl Conversation {
                     self.perform(actions);
                 }
                 Action::Close => self.outcome.closed = true,
-                Action::CatalogChanged | Action::Key(_) | Action::Note(_) | Action::Alert(_) => {}
+                Action::CatalogChanged | Action::JudgeAway | Action::Key(_) | Action::Note(_) | Action::Alert(_) => {}
             }
         }
         // What goes to a client is whole messages.

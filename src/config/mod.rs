@@ -40,6 +40,8 @@ pub struct Config {
     pub channel: channel::Channel,
     /// `[catalog] refresh_seconds`. *Default: 60*
     pub refresh_seconds: u64,
+    /// `threads`: how many run sessions. *Default: as many as there are processors*
+    pub threads: usize,
     /// `[plans] memory_mib`, in bytes: what plans by statement shape may take for each database; 0 keeps none. *Default: 64 MiB*
     pub plan_bytes: u64,
     /// `[limits]`.
@@ -127,6 +129,7 @@ impl Config {
             ("audit", self.audit != new.audit, false),
             ("alerts", self.alerts != new.alerts, false),
             ("catalog", self.refresh_seconds != new.refresh_seconds, false),
+            ("threads", self.threads != new.threads, false),
             ("plans", self.plan_bytes != new.plan_bytes, false),
         ];
         let changed = parts.into_iter().filter(|(_, differs, _)| *differs);
@@ -162,6 +165,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
             "proxy_protocol",
             "catalog",
             "plans",
+            "threads",
             "limits",
         ],
     );
@@ -183,6 +187,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
         channel: channel::read(reader, root, base),
         refresh_seconds: 60,
         plan_bytes: 64 * MIB,
+        threads: 1,
         limits: limits::read(reader, root),
         file: PathBuf::new(),
         overrides: Overrides::default(),
@@ -203,6 +208,9 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
         reader.known(&catalog, &["refresh_seconds"]);
         config.refresh_seconds = bounded(reader, &catalog, "refresh_seconds", 60, 1, 86_400);
     }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = bounded(reader, root, "threads", u64::try_from(processors).unwrap_or(1), 1, 1024);
+    config.threads = usize::try_from(threads).unwrap_or(1);
     if let Some(plans) = reader.section(root, "plans") {
         reader.known(&plans, &["memory_mib"]);
         config.plan_bytes = bounded(reader, &plans, "memory_mib", 64, 0, 65_536) * MIB;

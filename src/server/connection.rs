@@ -30,9 +30,6 @@ use crate::wire::{Refusal, message};
 
 /// What may wait to be taken by one side before no more is read for it.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
-/// Client bytes at hand from which on judging them could take long.
-const LONG_BYTES: usize = 2048;
-
 /// What a cancel request to the server may take.
 const CANCEL_MAX: Duration = Duration::from_secs(10);
 
@@ -284,9 +281,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
                 Ok(0) | Err(_) => break,
                 Ok(_) => {
                     let before = from_client.bytes.len();
-                    let mut judge = || connection.session.client_bytes(&mut from_client.bytes, Timestamp::now());
-                    // Judging long texts takes its time: others must not wait for it.
-                    let actions = if before >= LONG_BYTES { tokio::task::block_in_place(judge) } else { judge() };
+                    let actions = connection.session.client_bytes(&mut from_client.bytes, Timestamp::now());
                     patience.client_sent(from_client.bytes.len() < before, Instant::now());
                     actions
                 }
@@ -419,7 +414,36 @@ impl Connection {
         self.session.shed(&expiry.refusal())
     }
 
-    async fn perform(&mut self, actions: Vec<Action>) {
+    async fn perform(&mut self, mut actions: Vec<Action>) {
+        while self.perform_once(actions).await {
+            actions = Box::pin(self.judge_away()).await;
+        }
+    }
+
+    /// Judges on a thread where nobody waits for it. Like any other judging it goes before all else that the session has to do.
+    async fn judge_away(&mut self) -> Vec<Action> {
+        let mut session = std::mem::replace(&mut self.session, Session::elsewhere(self.id));
+        let judged = tokio::task::spawn_blocking(move || {
+            let actions = session.judge_away(Timestamp::now());
+            (session, actions)
+        });
+        match judged.await {
+            Ok((session, actions)) => {
+                self.session = session;
+                actions
+            }
+            Err(e) => {
+                tracing::error!(session = self.id, "judging ended by an error of Menshen itself: {e}");
+                let words = "Menshen could not judge this statement; its log has the reason";
+                self.fatal(&failure("XX000", "judging", words.to_owned()));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Does what is to be done, but for judging: whether that is to be done, too.
+    async fn perform_once(&mut self, actions: Vec<Action>) -> bool {
+        let mut judge = false;
         for action in actions {
             match action {
                 Action::ToClient(bytes) => self.to_client.extend_from_slice(&bytes),
@@ -432,15 +456,17 @@ impl Connection {
                 }
                 Action::RefreshCatalog(number) => self.refresh(number),
                 Action::CancelUpstream => self.cancel(),
+                Action::JudgeAway => judge = true,
                 Action::Admitted => {
                     self.seat.authenticated();
                     let ends = self.startup_ends;
                     match tokio::time::timeout_at(ends, Box::pin(self.find_keeper())).await {
                         Ok(true) => {}
-                        Ok(false) => return,
+                        Ok(false) => return false,
                         Err(_) => {
                             tracing::error!(session = self.id, "the catalog was not read in time");
-                            return self.fatal(&Expiry::Startup.refusal());
+                            self.fatal(&Expiry::Startup.refusal());
+                            return false;
                         }
                     }
                 }
@@ -450,7 +476,7 @@ impl Connection {
                 }
                 Action::Note(note) => {
                     if !self.note(*note) {
-                        return;
+                        return false;
                     }
                 }
                 Action::Alert(alert) => self
@@ -459,6 +485,7 @@ impl Connection {
                 Action::Close => self.closing = true,
             }
         }
+        judge && !self.closing
     }
 
     async fn find_keeper(&mut self) -> bool {

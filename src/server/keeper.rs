@@ -38,6 +38,14 @@ impl Judge for Keeper {
         self.ground.load_full()
     }
 
+    fn judges_away(&self) -> bool {
+        true
+    }
+
+    fn kept(&self, request: &Request<'_>, number: ContextNumber) -> Option<Plan> {
+        self.plans.kept(request, number)
+    }
+
     fn number(&self, context: &Context) -> Option<ContextNumber> {
         Some(self.plans.number(context))
     }

@@ -1,7 +1,7 @@
 //! The tokio shell: the only sockets, tasks, timers and clocks.
 //!
 //! `greeting.rs` brings a client to its StartupMessage (PROXY header, TLS), `access.rs` and `census.rs` let it in or turn it away;
-//! `connection.rs` moves bytes between one client, its [`Session`](crate::session::Session) and one server connection;
+//! `threads.rs` runs the sessions; `connection.rs` moves bytes between one client, its [`Session`](crate::session::Session) and one server connection;
 //! `upstream/` opens those; `keeper.rs` keeps catalogs fresh, `reload.rs` policy and configuration; `cancel.rs` routes CancelRequests;
 //! `drain.rs` ends it all; `shared.rs` is what all connections have in common.
 
@@ -21,6 +21,7 @@ mod reload;
 pub mod shared;
 mod stream;
 mod systemd;
+mod threads;
 mod tls;
 pub mod upstream;
 
@@ -29,12 +30,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
 use drain::{Drain, Stage};
 use shared::Shared;
+use threads::Threads;
 
 /// Stack of the threads that run sessions: the guard parses on them (PARSERS §5). Only what is used is ever backed by memory.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -78,6 +80,7 @@ fn raise_files() {
 pub async fn serve(config: Config) -> Result<(), String> {
     raise_files();
     let shared = Arc::new(Shared::open(config)?);
+    let threads = Threads::start(shared.config.threads).map_err(|e| format!("cannot start threads: {e}"))?;
     let listener = TcpListener::bind(&shared.config.listen)
         .await
         .map_err(|e| format!("cannot listen on {}: {e}", shared.config.listen))?;
@@ -124,7 +127,15 @@ pub async fn serve(config: Config) -> Result<(), String> {
                         }
                     };
                     let (shared, stage) = (Arc::clone(&shared), drain.watch());
-                    tokio::spawn(async move {
+                    // It is the thread's own reactor that must know the socket.
+                    let (Ok(stream), Some(place)) = (stream.into_std(), threads.place()) else {
+                        continue;
+                    };
+                    place.run(async move {
+                        let stream = match TcpStream::from_std(stream) {
+                            Ok(stream) => stream,
+                            Err(e) => return tracing::error!(%peer, "accept: {e}"),
+                        };
                         // A task of its own inside: a panic ends that session and no other.
                         let session = tokio::spawn(connection::run(shared, stream, peer, seat, stage));
                         if let Err(e) = session.await {

@@ -27,6 +27,8 @@ pub(super) enum Judging {
 }
 
 const PROBE: &str = "menshen.probe";
+/// PostgreSQL's NAMEDATALEN, without the end.
+const NAME_BYTES_MAX: usize = 63;
 
 impl Session {
     /// Judges a text of the client.
@@ -47,7 +49,9 @@ impl Session {
         if unknown || self.status == b'E' {
             let known = self.standpoint(&ground, now).map(|s| Arc::clone(&s.key));
             let key = known.unwrap_or_else(|| self.key_of_nothing(&ground, now));
-            let tried = self.examine(judge.as_ref(), &ground, text, extended, &key, None);
+            let Some(tried) = self.examine(judge.as_ref(), &ground, text, extended, &key, None) else {
+                return self.wait_to_judge();
+            };
             match tried {
                 Ok(plan) if plan.statements.iter().all(|s| s.context_free) => return Judging::Plan(plan, None),
                 // What the grammar does not accept, no setting will mend.
@@ -78,7 +82,10 @@ impl Session {
         let Some((key, number)) = self.standpoint(&ground, now).map(|s| (Arc::clone(&s.key), s.number)) else {
             return Judging::Wait;
         };
-        match self.examine(judge.as_ref(), &ground, text, extended, &key, number) {
+        let Some(tried) = self.examine(judge.as_ref(), &ground, text, extended, &key, number) else {
+            return self.wait_to_judge();
+        };
+        match tried {
             Ok(plan) => {
                 let free = plan.statements.iter().all(|s| s.context_free);
                 Judging::Plan(plan, (!free).then_some(key))
@@ -139,6 +146,13 @@ impl Session {
         })
     }
 
+    fn wait_to_judge(&mut self) -> Judging {
+        self.hold = Some(Hold::Judge);
+        self.out.push(super::Action::JudgeAway);
+        Judging::Wait
+    }
+
+    /// `None`: it takes long, and must be done elsewhere.
     fn examine(
         &self,
         judge: &dyn Judge,
@@ -147,7 +161,7 @@ impl Session {
         extended: bool,
         key: &Key,
         number: Option<ContextNumber>,
-    ) -> Result<Plan, Verdict> {
+    ) -> Option<Result<Plan, Verdict>> {
         let prepared = |name: &str| self.lookup(name).and_then(|p| p.inner(name));
         let cursor = |name: &str| self.cursor(name);
         let request = Request {
@@ -162,7 +176,53 @@ impl Session {
             undone_at_end: self.transaction_changed || self.transaction_ddl,
             extended,
         };
-        judge.examine(ground, &request, number)
+        if !self.is_away && judge.judges_away() {
+            return number.and_then(|number| judge.kept(&request, number)).map(Ok);
+        }
+        Some(judge.examine(ground, &request, number))
+    }
+
+    /// What the client wrote, as Menshen and the server both read it.
+    pub(super) fn in_utf8<'t>(&self, written: &'t [u8]) -> Result<&'t str, Refusal> {
+        let text = std::str::from_utf8(written).map_err(|_| Refusal {
+            sqlstate: "22021",
+            ..Refusal::unsupported(
+                "client-encoding",
+                "invalid byte sequence for encoding \"UTF8\"",
+                "Menshen reads statements and names in UTF-8: SET client_encoding = 'UTF8'",
+            )
+        })?;
+        if text.is_ascii() {
+            return Ok(text);
+        }
+        // The server takes, and reports, any of an encoding's names in any spelling.
+        let name: String = self.encoding.chars().filter(char::is_ascii_alphanumeric).collect();
+        if matches!(name.as_str(), "UTF8" | "UNICODE" | "SQLASCII") {
+            return Ok(text);
+        }
+        Err(Refusal::unsupported(
+            "client-encoding",
+            format!(
+                "Menshen reads statements and names in UTF-8; client_encoding is {}",
+                self.encoding
+            ),
+            "SET client_encoding = 'UTF8'",
+        ))
+    }
+
+    /// A name of a statement or portal. The server knows it by its first 63 bytes: two that it takes for one must not be two here.
+    pub(super) fn name<'t>(&self, written: &'t [u8]) -> Result<&'t str, Refusal> {
+        if written.len() > NAME_BYTES_MAX {
+            return Err(Refusal {
+                sqlstate: "42622",
+                ..Refusal::unsupported(
+                    "name-too-long",
+                    format!("a statement's or portal's name of more than {NAME_BYTES_MAX} bytes"),
+                    "use a shorter one: PostgreSQL tells such names apart by their beginning alone",
+                )
+            });
+        }
+        self.in_utf8(written)
     }
 
     fn readable(&self, text: &str) -> Result<(), Refusal> {
@@ -175,19 +235,6 @@ impl Session {
                     "send it in smaller parts; a bulk load belongs into COPY",
                 )
             });
-        }
-        // The server takes, and reports, any of an encoding's names in any spelling.
-        let name: String = self.encoding.chars().filter(char::is_ascii_alphanumeric).collect();
-        let plain = matches!(name.as_str(), "UTF8" | "UNICODE" | "SQLASCII");
-        if !plain && !text.is_ascii() {
-            return Err(Refusal::unsupported(
-                "client-encoding",
-                format!(
-                    "Menshen reads statements in UTF-8; client_encoding is {}",
-                    self.encoding
-                ),
-                "SET client_encoding = 'UTF8'",
-            ));
         }
         if !self.standard_strings && text.contains('\\') {
             return Err(Refusal::unsupported(

@@ -51,6 +51,9 @@ const WAITING_BYTES_MAX: usize = 256 * 1024;
 const OWED_MAX: usize = 256;
 const OWED_IN_PIPELINE_MAX: usize = 2048;
 
+/// By name. Names are a client's own, and so is the session that a bad choice of them would slow down.
+type Names<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// What a session is told about itself.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -76,6 +79,18 @@ pub trait Judge: Send + Sync {
     /// Whether a session has changed the catalog since it was last read.
     fn is_behind(&self) -> bool {
         false
+    }
+
+    /// Whether judging what is not kept takes so long that it must not be done where other sessions wait: then [`Action::JudgeAway`] asks for
+    /// [`Session::judge_away`].
+    fn judges_away(&self) -> bool {
+        false
+    }
+
+    /// The plan that is kept for a text in a context, if one is.
+    fn kept(&self, request: &guard::Request<'_>, number: guard::ContextNumber) -> Option<guard::Plan> {
+        let _none_kept = (request, number);
+        None
     }
 
     /// The number of a context on this judge's own ground, where it keeps plans.
@@ -112,6 +127,8 @@ pub enum Action {
     CatalogChanged,
     /// Read the catalog anew and answer with [`Session::refreshed`] and this number.
     RefreshCatalog(u64),
+    /// Call [`Session::judge_away`], where it may take long.
+    JudgeAway,
     /// Send a CancelRequest for this session's backend and answer with [`Session::cancelled`].
     CancelUpstream,
     /// The server has let the login into the database: set the judge (`Session::set_judge`) before the next message.
@@ -135,6 +152,8 @@ enum Hold {
     Catalog,
     /// For the cancel request to be over.
     Cancel,
+    /// To be judged elsewhere.
+    Judge,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +201,8 @@ pub struct Session {
     known: Option<Arc<Known>>,
     standpoint: Option<standpoint::Standpoint>,
     decisions: decisions::Decisions,
+    /// It is where judging may take long.
+    is_away: bool,
     stale: bool,
     /// In the open transaction something may have changed settings.
     transaction_changed: bool,
@@ -206,12 +227,12 @@ pub struct Session {
     cancels: u32,
     /// The client has asked to cancel the message at the front, which has not been sent.
     cancel_front: bool,
-    statements: HashMap<String, Arc<Prepared>>,
-    portals: HashMap<String, Portal>,
+    statements: Names<String, Arc<Prepared>>,
+    portals: Names<String, Portal>,
     /// Cursors declared by SQL. One that is gone on the server may still be here: FETCH of it fails there.
-    cursors: HashMap<String, Cursor>,
+    cursors: Names<String, Cursor>,
     /// RowDescriptions as the server gave them, by number of the prepared statement.
-    shapes: HashMap<u64, owed::Shape>,
+    shapes: Names<u64, owed::Shape>,
     next_prepared: u64,
     /// Extended-protocol messages went upstream since the last Sync.
     pipeline: bool,
@@ -307,6 +328,17 @@ impl Session {
         }
         self.charge_batch(now);
         self.pump(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// Judges what waits for it, as [`Action::JudgeAway`] asks. Until it is back nothing else must be done with the session.
+    pub fn judge_away(&mut self, now: Timestamp) -> Vec<Action> {
+        if self.hold == Some(Hold::Judge) {
+            self.hold = None;
+        }
+        self.is_away = true;
+        self.pump(now);
+        self.is_away = false;
         std::mem::take(&mut self.out)
     }
 

@@ -6,15 +6,15 @@
 //! The version is negotiated as PostgreSQL 18 does it (protocol-message-formats, NegotiateProtocolVersion): a minor version above
 //! [`NEWEST`] and every protocol option (`_pq_.…`) stay here, and are named to the client; a server that speaks an older one says so itself.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::decisions::Decisions;
 use super::rows::Batch;
-use super::{Action, Note, Phase, Session, Settings};
+use super::{Action, Names, Note, Phase, Session, Settings};
 use crate::mask::{TokenSettings, token_pads};
-use crate::wire::authentication::Watcher;
+use crate::wire::authentication::{RequireAuth, Watcher};
 use crate::wire::frame::Frame;
 use crate::wire::{Refusal, message};
 
@@ -198,6 +198,7 @@ impl Session {
             known: None,
             standpoint: None,
             decisions: Decisions::default(),
+            is_away: false,
             stale: true,
             server_negotiated: false,
             transaction_changed: false,
@@ -211,10 +212,10 @@ impl Session {
             refresh: 0,
             cancels: 0,
             cancel_front: false,
-            statements: HashMap::new(),
-            portals: HashMap::new(),
-            cursors: HashMap::new(),
-            shapes: HashMap::new(),
+            statements: Names::default(),
+            portals: Names::default(),
+            cursors: Names::default(),
+            shapes: Names::default(),
             next_prepared: 0,
             pipeline: false,
             pipeline_wrote: false,
@@ -236,6 +237,26 @@ impl Session {
             out: Vec::new(),
         };
         (session, packet.freeze())
+    }
+
+    /// What stands for a session that is elsewhere, or lost: it has ended, and does nothing.
+    #[must_use]
+    pub fn elsewhere(id: u64) -> Self {
+        let settings = Settings {
+            id,
+            address: None,
+            token_key: [0; 32],
+            nonce: String::new(),
+            statement_bytes_max: 0,
+            require_auth: RequireAuth::default(),
+        };
+        let nobody = Startup {
+            version: 0,
+            parameters: Vec::new(),
+        };
+        let (mut session, _) = Self::new(&nobody, settings);
+        session.phase = Phase::Closed;
+        session
     }
 
     /// A server message before the first ReadyForQuery.

@@ -118,87 +118,142 @@ impl Plans {
             .map_or((0, 0), |known| (known.weight(), known.len()))
     }
 
+    /// The plan that is kept for a text, if one is. `context` is the number of what `request` is asked in.
+    #[must_use]
+    pub fn kept(&self, request: &Request<'_>, context: ContextNumber) -> Option<Plan> {
+        let asked = Asked::new(request, context)?;
+        match self.look_up(&asked)? {
+            Found::Plan(template) => Some(template.fill(request.text, &asked.pieces, request.token)),
+            Found::New | Found::Met | Found::Lifted(_) => None,
+        }
+    }
+
     /// Judges as [`examine`] does, by a plan that was made before where there is one. `context` is the number of what `request` is asked in.
     ///
     /// # Errors
     /// As [`examine`].
     pub fn examine(&self, ground: &Ground, request: &Request<'_>, context: ContextNumber) -> Result<Plan, Verdict> {
-        let Some(known) = self.known.as_ref().filter(|_| request.text.len() <= TEXT_BYTES_MAX) else {
+        let asked = Asked::new(request, context);
+        let Some((known, asked)) = self.known.as_ref().zip(asked) else {
             return examine(ground, request);
         };
-        let Some(pieces) = shape::pieces(request.text) else {
-            return examine(ground, request);
+        let pieces = &asked.pieces;
+        let lifted = match self.look_up(&asked) {
+            Some(Found::Plan(template)) => return Ok(template.fill(request.text, pieces, request.token)),
+            Some(Found::New) | None => {
+                let plan = examine(ground, request)?;
+                if fits(&plan, request) {
+                    known.insert(boxed(asked.whole()), Known::Met);
+                }
+                return Ok(plan);
+            }
+            Some(Found::Met) => {
+                let parsed = parse::parse(request.text)?;
+                let lifted: Arc<[bool]> = lift::lifted(&parsed, pieces).into();
+                if lifted.contains(&false) {
+                    known.insert(boxed(asked.whole()), Known::Lifted(Arc::clone(&lifted)));
+                }
+                lifted
+            }
+            Some(Found::Lifted(lifted)) => lifted,
         };
+        let plan = examine(ground, request)?;
+        if !fits(&plan, request) {
+            return Ok(plan);
+        }
+        if !lifted.contains(&true) {
+            let template = Template::of(&plan, request.token);
+            known.insert(boxed(asked.exact(&lifted)), Known::Plan(Arc::new(template)));
+            return Ok(plan);
+        }
+        match Template::lifted(&plan, ground, request, pieces, &lifted, examine) {
+            Some(template) => known.insert(boxed(asked.exact(&lifted)), Known::Plan(Arc::new(template))),
+            // Something depends on them after all: from now on none may vary.
+            None => known.insert(boxed(asked.whole()), Known::Lifted(vec![false; pieces.len()].into())),
+        }
+        Ok(plan)
+    }
+
+    fn look_up(&self, asked: &Asked<'_>) -> Option<Found> {
+        let known = self.known.as_ref()?;
+        Some(match known.get(&asked.whole()[..]) {
+            None => Found::New,
+            Some(Known::Met) => Found::Met,
+            Some(Known::Plan(template)) => Found::Plan(template),
+            Some(Known::Lifted(lifted)) => match known.get(&asked.exact(&lifted)[..]) {
+                Some(Known::Plan(template)) => Found::Plan(template),
+                Some(Known::Met | Known::Lifted(_)) | None => Found::Lifted(lifted),
+            },
+        })
+    }
+}
+
+/// What is known of a text.
+enum Found {
+    /// Nothing.
+    New,
+    /// Its shape has been met.
+    Met,
+    /// Its plan.
+    Plan(Arc<Template>),
+    /// Which of its pieces may vary.
+    Lifted(Arc<[bool]>),
+}
+
+/// A text that plans may be kept for.
+struct Asked<'a> {
+    text: &'a str,
+    extended: bool,
+    context: ContextNumber,
+    pieces: shape::Pieces,
+}
+
+impl<'a> Asked<'a> {
+    fn new(request: &Request<'a>, context: ContextNumber) -> Option<Self> {
+        if request.text.len() > TEXT_BYTES_MAX {
+            return None;
+        }
+        let pieces = shape::pieces(request.text)?;
         // The guard refuses texts that name hidden columns, also in comments and strings.
         let reserved = |p: &shape::Piece| {
             let written = request.text.as_bytes().get(p.start..p.end).unwrap_or_default();
             let prefix = HIDDEN_PREFIX.as_bytes();
             written.windows(prefix.len()).any(|w| w.eq_ignore_ascii_case(prefix))
         };
-        if pieces.iter().any(reserved) {
-            return examine(ground, request);
-        }
-        let head = |level: u8| {
-            let mut head = [0; 9];
-            let (number, rest) = head.split_at_mut(8);
-            number.copy_from_slice(&context.0.to_be_bytes());
-            rest.fill(level << 1 | u8::from(request.extended));
-            head
-        };
-        let whole = shape::key(&head(0), request.text, &pieces, |_| true);
-        let met = known.get(&whole[..]);
-        let lifted = match met {
-            None => {
-                let plan = examine(ground, request)?;
-                if fits(&plan, request) {
-                    known.insert(whole.to_vec().into(), Known::Met);
-                }
-                return Ok(plan);
-            }
-            Some(Known::Plan(template)) => return Ok(template.fill(request.text, &pieces, request.token)),
-            Some(Known::Lifted(lifted)) => lifted,
-            Some(Known::Met) => {
-                let parsed = parse::parse(request.text)?;
-                let lifted: Arc<[bool]> = lift::lifted(&parsed, &pieces).into();
-                if lifted.iter().any(|l| !l) {
-                    known.insert(whole.to_vec().into(), Known::Lifted(Arc::clone(&lifted)));
-                }
-                lifted
-            }
-        };
-        let all = lifted.iter().all(|l| *l);
-        let exact = if all {
-            whole
-        } else {
+        (!pieces.iter().any(reserved)).then_some(Self {
+            text: request.text,
+            extended: request.extended,
+            context,
+            pieces,
+        })
+    }
+
+    fn head(&self, level: u8) -> [u8; 9] {
+        let mut head = [0; 9];
+        let (number, rest) = head.split_at_mut(8);
+        number.copy_from_slice(&self.context.0.to_be_bytes());
+        rest.fill(level << 1 | u8::from(self.extended));
+        head
+    }
+
+    /// The key of its shape.
+    fn whole(&self) -> shape::Bytes {
+        shape::key(&self.head(0), self.text, &self.pieces, |_| true)
+    }
+
+    /// The key of its shape with the pieces that may not vary.
+    fn exact(&self, lifted: &[bool]) -> shape::Bytes {
+        if lifted.contains(&false) {
             let at = |index: usize| lifted.get(index) == Some(&true);
-            shape::key(&head(1), request.text, &pieces, at)
-        };
-        if !all && let Some(Known::Plan(template)) = known.get(&exact[..]) {
-            return Ok(template.fill(request.text, &pieces, request.token));
-        }
-        let plan = examine(ground, request)?;
-        if !fits(&plan, request) {
-            return Ok(plan);
-        }
-        if lifted.iter().any(|l| *l) {
-            match Template::lifted(&plan, ground, request, &pieces, &lifted, examine) {
-                Some(template) => known.insert(exact.to_vec().into(), Known::Plan(Arc::new(template))),
-                // Something depends on them after all: from now on none may vary.
-                None => known.insert(
-                    whole_key(&head(0), request.text, &pieces),
-                    Known::Lifted(vec![false; pieces.len()].into()),
-                ),
-            }
+            shape::key(&self.head(1), self.text, &self.pieces, at)
         } else {
-            let template = Template::of(&plan, request.token);
-            known.insert(exact.to_vec().into(), Known::Plan(Arc::new(template)));
+            self.whole()
         }
-        Ok(plan)
     }
 }
 
-fn whole_key(head: &[u8], text: &str, pieces: &[shape::Piece]) -> Box<[u8]> {
-    shape::key(head, text, pieces, |_| true).to_vec().into()
+fn boxed(key: shape::Bytes) -> Box<[u8]> {
+    key.into_vec().into()
 }
 
 /// Whether a plan depends on nothing but text and context.

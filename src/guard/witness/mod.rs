@@ -22,6 +22,9 @@ const TOKENS_MAX: usize = 8_000;
 /// Stack of the reading thread. 8 000 tokens of `1+1+…` were measured to need less than 16 MiB in an unoptimised build.
 const STACK_BYTES: usize = 128 * 1024 * 1024;
 
+/// A text of so few tokens needs less than a MiB of it.
+const SHALLOW_TOKENS_MAX: usize = 400;
+
 /// Everything that the first guard saw, by kind of name, as PostgreSQL's grammar folded it.
 #[derive(Debug, Default)]
 pub struct Accounted {
@@ -146,22 +149,26 @@ pub fn object(text: &str, accounted: &Accounted) -> Testimony {
     if text.len() > BYTES_MAX {
         return abstain(Cause::Bytes);
     }
-    match super::parse::scan(text) {
+    let shallow = match super::parse::scan(text) {
         // It reads U&"name" as `u & "name"` (PARSERS §2): a text with such names is not for it.
         Ok(tokens) if tokens.iter().any(|t| unicode_escape(t.token)) => {
             return abstain(Cause::UnicodeEscapes);
         }
-        Ok(tokens) if tokens.len() <= TOKENS_MAX => {}
+        Ok(tokens) if tokens.len() <= TOKENS_MAX => tokens.len() <= SHALLOW_TOKENS_MAX,
         Ok(_) => return abstain(Cause::Tokens),
         Err(_) => return abstain(Cause::Syntax),
-    }
-    // A thread of its own: the depth of sqlparser's trees has no bound of its own, and a panic in it ends here.
-    let own = text.to_owned();
-    let seen = std::thread::Builder::new()
-        .name("menshen-witness".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || read(&own))
-        .map(std::thread::JoinHandle::join);
+    };
+    // The depth of sqlparser's trees has no bound of its own: a text that could be deep is read on a thread of its own. A panic ends here.
+    let seen = if shallow {
+        Ok(std::panic::catch_unwind(|| read(text)))
+    } else {
+        let own = text.to_owned();
+        std::thread::Builder::new()
+            .name("menshen-witness".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || read(&own))
+            .map(std::thread::JoinHandle::join)
+    };
     match seen {
         Ok(Ok(Ok(seen))) => compare(&seen, accounted),
         Ok(Ok(Err(Unread))) => abstain(Cause::Syntax),
