@@ -499,3 +499,67 @@ fn a_sync_while_copy_data_are_awaited_is_not_answered() {
     }
     assert_eq!(raw.simple("SELECT count(*) FROM copied").text(0, 0), "12");
 }
+
+/// Parse, whose name need not be text.
+fn parse_as(raw: &mut Raw, name: &[u8], sql: &str) {
+    raw.send(b'P', &[name, b"\0", sql.as_bytes(), b"\0\0\0"].concat());
+}
+
+/// Bind of a statement and Execute of all rows.
+fn run_as(raw: &mut Raw, name: &[u8]) {
+    raw.send(b'B', &[b"\0", name, b"\0\0\0\0\0\0\0"].concat());
+    raw.execute("", 0);
+}
+
+#[test]
+fn a_statement_is_known_by_its_name_as_the_server_knows_it() {
+    const SHOWS: &str = "SELECT phone FROM crm.customers WHERE grade <> 'vip+' ORDER BY id LIMIT 20";
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let shown = |raw: &mut Raw, what: &str| {
+        let answer = raw.answer();
+        let rows = answer
+            .rows
+            .iter()
+            .filter(|r| r[0].as_deref().is_some_and(|v| v.starts_with(b"1")))
+            .count();
+        (what.to_owned(), rows, answer.error.clone().map(|e| e.0))
+    };
+    let mut seen = Vec::new();
+    // Two names that are no UTF-8, and the same to whoever puts a sign in the place of what is not.
+    let mut raw = menshen.support();
+    raw.simple("SET client_encoding = 'LATIN1'");
+    parse_as(&mut raw, b"\xff", SHOWS);
+    parse_as(&mut raw, b"\xfe", "SELECT 'x'");
+    run_as(&mut raw, b"\xff");
+    raw.sync();
+    seen.push(shown(&mut raw, "latin1"));
+    // A name in UTF-8 that is another in LATIN1.
+    let mut raw = menshen.support();
+    parse_as(&mut raw, "ÿ".as_bytes(), SHOWS);
+    raw.sync();
+    raw.answer();
+    raw.simple("SET client_encoding = 'LATIN1'");
+    parse_as(&mut raw, "ÿ".as_bytes(), "SELECT 'x'");
+    raw.sync();
+    raw.answer();
+    raw.simple("SET client_encoding = 'UTF8'");
+    run_as(&mut raw, "ÿ".as_bytes());
+    raw.sync();
+    seen.push(shown(&mut raw, "utf8"));
+    // The server looks at the first 63 bytes of a name.
+    let long = |last: &str| [&b"a".repeat(63)[..], last.as_bytes()].concat();
+    let mut raw = menshen.support();
+    parse_as(&mut raw, &long("1"), "SELECT 'x'");
+    raw.send(b'C', &[b"S", &long("2")[..], b"\0"].concat());
+    parse_as(&mut raw, &long("3"), SHOWS);
+    run_as(&mut raw, &long("1"));
+    raw.sync();
+    seen.push(shown(&mut raw, "long"));
+    let released = menshen
+        .audit()
+        .lines()
+        .filter(|l| l.contains("\"event\":\"release\""))
+        .count();
+    let with_rows = seen.iter().filter(|(_, rows, _)| *rows > 0).count();
+    assert_eq!(released, with_rows, "people were shown and not counted: {seen:?}");
+}

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgwire::messages::Message;
-use pgwire::messages::extendedquery::{Bind, Close, Describe, Execute, Parse};
-use pgwire::messages::simplequery::Query;
+use pgwire::messages::extendedquery::Bind;
 
 use super::judging::Judging;
 use super::notes::Note;
@@ -14,7 +12,7 @@ use super::{Phase, Session, Taken};
 use crate::guard::{self, Plan, StatementKind, StatementPlan};
 use crate::meter::Layout;
 use crate::wire::frame::Frame;
-use crate::wire::{Refusal, message, shape};
+use crate::wire::{Refusal, heads, message, shape};
 
 /// A text that PostgreSQL answers with a syntax error, in words for whoever reads its log.
 const REFUSED: &str = "menshen refused a statement here: see its audit log";
@@ -106,29 +104,31 @@ impl Session {
         }
     }
 
-    fn decoded<M: Message>(&mut self, frame: &Frame) -> Option<M> {
-        if !shape::is_whole(frame) {
+    /// Reads a message; one that is not laid out as it must be ends the session.
+    fn read<'f, T>(&mut self, frame: &'f Frame, read: impl Fn(&'f Frame) -> Option<T>) -> Option<T> {
+        let whole = shape::is_whole(frame).then(|| read(frame)).flatten();
+        if whole.is_none() {
             self.violation(&message::Malformed(char::from(frame.kind)).to_string());
-            return None;
         }
-        match message::decode(frame) {
-            Ok(decoded) => Some(decoded),
-            Err(bad) => {
-                self.violation(&bad.to_string());
-                None
-            }
-        }
+        whole
     }
 
     fn query(&mut self, frame: Frame, now: Timestamp) -> Taken {
-        let Some(query) = self.decoded::<Query>(&frame) else {
+        let Some(text) = self.read(&frame, heads::query) else {
             return Taken::Done;
         };
-        let (plan, key) = match self.judge_text(&query.query, false, now) {
+        let text = match self.in_utf8(text) {
+            Ok(text) => text,
+            Err(refusal) => {
+                self.refuse_query(refusal);
+                return Taken::Done;
+            }
+        };
+        let (plan, key) = match self.judge_text(text, false, now) {
             Judging::Plan(plan, key) => (plan, key),
             Judging::Wait => return Taken::Later(frame),
             Judging::InTurn(pieces) => {
-                self.in_turn(&query.query, &pieces);
+                self.in_turn(text, &pieces);
                 return Taken::Done;
             }
             Judging::Refuse(refusal) => {
@@ -274,7 +274,11 @@ impl Session {
         if prepared.key.is_none() || prepared.key == self.key_now(now) {
             return Ok(());
         }
-        match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
+        // It can't come again: what runs it may be half done.
+        let was_away = std::mem::replace(&mut self.is_away, true);
+        let judging = self.judge_text(&prepared.text.clone(), !prepared.by_sql, now);
+        self.is_away = was_away;
+        match judging {
             Judging::Plan(plan, key) if plan.text == prepared.plan.text && same_meters(&plan, &prepared.plan) => {
                 let renewed = Arc::new(Prepared {
                     plan,
@@ -290,10 +294,17 @@ impl Session {
     }
 
     fn parse(&mut self, frame: Frame, now: Timestamp) -> Taken {
-        let Some(parse) = self.decoded::<Parse>(&frame) else {
+        let Some((name, text, types)) = self.read(&frame, heads::parse) else {
             return Taken::Done;
         };
-        let (plan, key) = match self.judge_text(&parse.query, true, now) {
+        let (name, text) = match self.name(name).and_then(|name| Ok((name, self.in_utf8(text)?))) {
+            Ok(read) => read,
+            Err(refusal) => {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
+        };
+        let (plan, key) = match self.judge_text(text, true, now) {
             Judging::Plan(plan, key) => (plan, key),
             Judging::Wait => return Taken::Later(frame),
             Judging::InTurn(_) => {
@@ -308,21 +319,18 @@ impl Session {
         // The types that the client says its parameters have: their checks run at Bind.
         let ground = self.ground();
         let refused = |oid: &u32| ground.as_ref().and_then(|g| guard::parameter_type(g, *oid));
-        if let Some(refusal) = parse.type_oids.iter().find_map(refused) {
+        if let Some(refusal) = types.iter().find_map(refused) {
             self.refuse_extended(refusal);
             return Taken::Done;
         }
-        let name = parse.name.unwrap_or_default();
-        let edited = plan.edited;
-        let text = Arc::clone(&plan.text);
-        let prepared = self.prepared(&parse.query, parse.type_oids.clone(), plan, key, false);
-        let bytes = if edited {
-            message::parse(&name, &text, &parse.type_oids)
+        let bytes = if plan.edited {
+            message::parse(name, &plan.text, &types)
         } else {
-            frame.bytes
+            frame.bytes.clone()
         };
+        let prepared = self.prepared(text, types.to_vec(), plan, key, false);
         let own = prepared.turn.is_some();
-        self.send_parse(bytes, name, prepared, own);
+        self.send_parse(bytes, name.to_owned(), prepared, own);
         Taken::Done
     }
 
@@ -342,10 +350,19 @@ impl Session {
     }
 
     fn bind(&mut self, frame: Frame, now: Timestamp) -> Taken {
-        let Some(mut bind) = self.decoded::<Bind>(&frame) else {
+        let Some((portal, name, formats)) = self.read(&frame, heads::bind) else {
             return Taken::Done;
         };
-        let name = bind.statement_name.clone().unwrap_or_default();
+        let names = self
+            .name(portal)
+            .and_then(|portal| Ok((portal.to_owned(), self.name(name)?.to_owned())));
+        let (portal_name, name) = match names {
+            Ok(names) => names,
+            Err(refusal) => {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
+        };
         let Some(mut prepared) = self.lookup(&name) else {
             self.refuse_extended(Refusal {
                 sqlstate: "26000",
@@ -386,7 +403,7 @@ impl Session {
                 self.refuse_extended(refusal);
                 return Taken::Done;
             }
-            if bind.result_column_format_codes.len() > 1 && !statement.meter.hidden.is_empty() {
+            if formats > 1 && !statement.meter.hidden.is_empty() {
                 // One code a column: those of hidden columns must be put in, so their places must be known.
                 let layout = match self.shapes.get(&prepared.id) {
                     None => {
@@ -400,6 +417,13 @@ impl Session {
                     }
                 };
                 if let Some(layout) = layout {
+                    let mut bind: Bind = match message::decode(&frame) {
+                        Ok(bind) => bind,
+                        Err(bad) => {
+                            self.violation(&bad.to_string());
+                            return Taken::Done;
+                        }
+                    };
                     bind.result_column_format_codes = layout.formats(&bind.result_column_format_codes);
                     bytes = message::encode(&bind);
                 }
@@ -416,7 +440,7 @@ impl Session {
             under,
         };
         self.owed.push_back(Owed::Bind {
-            name: bind.portal_name.unwrap_or_default(),
+            name: portal_name,
             portal,
         });
         Taken::Done
@@ -498,17 +522,23 @@ impl Session {
     }
 
     fn describe(&mut self, frame: Frame) -> Taken {
-        let Some(describe) = self.decoded::<Describe>(&frame) else {
+        let Some((target, name)) = self.read(&frame, heads::target) else {
             return Taken::Done;
         };
-        let name = describe.name.unwrap_or_default();
-        let owed = if describe.target_type == b'S' {
+        let name = match self.name(name) {
+            Ok(name) => name,
+            Err(refusal) => {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
+        };
+        let owed = if target == b'S' {
             Owed::DescribeStatement {
-                prepared: self.lookup(&name).map(|p| (name.clone(), p)),
+                prepared: self.lookup(name).map(|p| (name.to_owned(), p)),
             }
         } else {
             Owed::DescribePortal {
-                plan: self.cursor(&name),
+                plan: self.cursor(name),
                 quiet: self.turn.is_some(),
             }
         };
@@ -519,10 +549,16 @@ impl Session {
     }
 
     fn execute(&mut self, frame: Frame, now: Timestamp) -> Taken {
-        let Some(execute) = self.decoded::<Execute>(&frame) else {
+        let Some(name) = self.read(&frame, heads::execute) else {
             return Taken::Done;
         };
-        let name = execute.name.unwrap_or_default();
+        let name = match self.name(name) {
+            Ok(name) => name.to_owned(),
+            Err(refusal) => {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
+        };
         let Some(portal) = self.find_portal(&name) else {
             self.refuse_extended(Refusal {
                 sqlstate: "34000",
@@ -572,11 +608,17 @@ impl Session {
     }
 
     fn close_message(&mut self, frame: Frame) -> Taken {
-        let Some(close) = self.decoded::<Close>(&frame) else {
+        let Some((target, name)) = self.read(&frame, heads::target) else {
             return Taken::Done;
         };
-        let name = close.name.unwrap_or_default();
-        let (statement, portal) = if close.target_type == b'S' {
+        let name = match self.name(name) {
+            Ok(name) => name.to_owned(),
+            Err(refusal) => {
+                self.refuse_extended(refusal);
+                return Taken::Done;
+            }
+        };
+        let (statement, portal) = if target == b'S' {
             (Some(name), None)
         } else {
             (None, Some(name))

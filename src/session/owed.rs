@@ -94,6 +94,8 @@ pub(super) enum Shape {
     Rows {
         names: Vec<String>,
         origins: Vec<(u32, i16)>,
+        /// The plan that they have last been checked against, and where its hidden columns stand.
+        checked: Option<(Arc<StatementPlan>, Arc<Layout>)>,
     },
 }
 
@@ -104,7 +106,7 @@ pub(super) struct Running {
     pub charge: Arc<Charge>,
     /// It ends a transaction that has changed settings, names or the catalog.
     pub settles: bool,
-    pub layout: Option<Layout>,
+    pub layout: Option<Arc<Layout>>,
     /// Reader of the rows of a metered COPY.
     pub copy: Option<CopyReader>,
     pub rows: u64,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgwire::messages::data::{DataRow, RowDescription};
+use pgwire::messages::data::DataRow;
 use pgwire::messages::response::ReadyForQuery;
+use smallvec::SmallVec;
 
 use super::judging::aborted;
 use super::notes::Note;
@@ -12,6 +13,7 @@ use super::owed::{Cursor, Depends, Owed, Prepared, Running, Shape};
 use super::{Hold, Phase, Session};
 use crate::guard::{StatementKind, StatementPlan};
 use crate::meter::Layout;
+use crate::wire::columns::{self, Column, Columns};
 use crate::wire::frame::Frame;
 use crate::wire::{Refusal, message, shape};
 
@@ -237,31 +239,30 @@ impl Session {
     }
 
     fn row_description(&mut self, frame: Frame) {
-        let description: RowDescription = match message::decode(&frame) {
-            Ok(description) => description,
-            Err(bad) => return self.violation(&bad.to_string()),
+        let Some(columns) = columns::read(&frame) else {
+            return self.violation(&message::Malformed('T').to_string());
         };
-        let names: Vec<String> = description.fields.iter().map(|f| f.name.clone()).collect();
-        let origins: Vec<(u32, i16)> = description
-            .fields
-            .iter()
-            .map(|f| (f.table_id.cast_unsigned(), f.column_id))
-            .collect();
         match self.owed.front() {
             Some(Owed::Shape { .. }) => {
                 if let Some(Owed::Shape { id }) = self.owed.pop_front() {
-                    self.shapes.insert(id, Shape::Rows { names, origins });
+                    let name = |c: &Column<'_>| String::from_utf8_lossy(c.name).into_owned();
+                    let rows = Shape::Rows {
+                        names: columns.iter().map(name).collect(),
+                        origins: columns.iter().map(|c| (c.relation, c.attribute)).collect(),
+                        checked: None,
+                    };
+                    self.shapes.insert(id, rows);
                 }
             }
             Some(Owed::DescribeStatement { .. }) => {
                 if let Some(Owed::DescribeStatement { prepared }) = self.owed.pop_front() {
                     let plan = prepared.and_then(|(name, p)| if p.by_sql { p.inner(&name) } else { p.statement() });
-                    self.describe_to_client(plan.as_deref(), description);
+                    self.describe_to_client(plan.as_deref(), &frame, columns);
                 }
             }
             Some(Owed::DescribePortal { .. }) => {
                 if let Some(Owed::DescribePortal { plan, .. }) = self.owed.pop_front() {
-                    self.describe_to_client(plan.as_deref(), description);
+                    self.describe_to_client(plan.as_deref(), &frame, columns);
                 }
             }
             Some(Owed::Query { stopped: true, .. }) => {}
@@ -269,9 +270,11 @@ impl Session {
                 let Some(plan) = running.get(*at).map(|r| Arc::clone(&r.plan)) else {
                     return self.unowed(&frame);
                 };
-                match self.checked_layout(&plan, &names, &origins) {
+                let names: SmallVec<[_; 16]> = columns.iter().map(|c| String::from_utf8_lossy(c.name)).collect();
+                let names: SmallVec<[&str; 16]> = names.iter().map(AsRef::as_ref).collect();
+                match self.checked_layout(&plan, &names, columns.iter().map(|c| (c.relation, c.attribute))) {
                     Ok(layout) => {
-                        self.describe_to_client(Some(&plan), description);
+                        self.describe_to_client(Some(&plan), &frame, columns.clone());
                         if let Some(running) = self.running() {
                             running.layout = Some(layout);
                         }
@@ -287,32 +290,39 @@ impl Session {
     pub(super) fn checked_layout(
         &self,
         plan: &StatementPlan,
-        names: &[String],
-        origins: &[(u32, i16)],
-    ) -> Result<Layout, (&'static str, String)> {
-        if let Some((relation, attribute)) = plan.trip_wire.trip(origins.iter().copied()) {
+        names: &[&str],
+        origins: impl Iterator<Item = (u32, i16)>,
+    ) -> Result<Arc<Layout>, (&'static str, String)> {
+        if let Some((relation, attribute)) = plan.trip_wire.trip(origins) {
             return Err(("trip-wire", format!("relation {relation}, column {attribute}")));
         }
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        Layout::new(&plan.meter, &names).map_err(|e| ("hidden-column-missing", e.to_string()))
+        Layout::new(&plan.meter, names)
+            .map(Arc::new)
+            .map_err(|e| ("hidden-column-missing", e.to_string()))
     }
 
-    fn describe_to_client(&mut self, plan: Option<&StatementPlan>, mut description: RowDescription) {
+    /// A RowDescription without hidden columns, and with the columns that masked ones stand for: the server names no table for a mask.
+    fn describe_to_client(&mut self, plan: Option<&StatementPlan>, frame: &Frame, mut columns: Columns<'_>) {
+        let mut changed = false;
         if let Some(plan) = plan {
-            description
-                .fields
-                .retain(|f| !plan.meter.hidden.iter().any(|h| h.name == f.name));
-            if description.fields.len() == plan.origins.len() {
-                for (field, origin) in description.fields.iter_mut().zip(plan.origins.iter()) {
-                    // The server names no table for a mask: to the client it is the column that it stands for.
-                    if let (0, Some((relation, attribute))) = (field.table_id, origin) {
-                        field.table_id = relation.cast_signed();
-                        field.column_id = *attribute;
+            let hidden = |c: &Column<'_>| plan.meter.hidden.iter().any(|h| h.name.as_bytes() == c.name);
+            let all = columns.len();
+            columns.retain(|c| !hidden(c));
+            changed = columns.len() != all;
+            if columns.len() == plan.origins.len() {
+                for (column, origin) in columns.iter_mut().zip(plan.origins.iter()) {
+                    if let (0, Some((relation, attribute))) = (column.relation, origin) {
+                        (column.relation, column.attribute) = (*relation, *attribute);
+                        changed = true;
                     }
                 }
             }
         }
-        self.send_client(message::encode(&description));
+        self.send_client(if changed {
+            columns::message(&columns)
+        } else {
+            frame.bytes.clone()
+        });
     }
 
     fn no_data(&mut self, frame: Frame) {

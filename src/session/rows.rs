@@ -120,7 +120,7 @@ impl Session {
             | StatementKind::DiscardAll
             | StatementKind::Utility => {}
         }
-        let layout = running.layout.as_ref();
+        let layout = running.layout.as_deref();
         let passes = match kind {
             b'D' => layout.is_some_and(Layout::is_transparent),
             _ => layout.is_none(),
@@ -168,13 +168,25 @@ impl Session {
     }
 
     /// The layout of an Execute's rows, from our own Describe of its statement.
-    fn late_layout(&mut self, id: Option<u64>) -> Result<Layout, (&'static str, String)> {
+    fn late_layout(&mut self, id: Option<u64>) -> Result<Arc<Layout>, (&'static str, String)> {
         let missing = || ("hidden-column-missing", "rows without a description".to_owned());
         let plan = self.running().map(|r| Arc::clone(&r.plan)).ok_or_else(missing)?;
-        match id.and_then(|id| self.shapes.get(&id)) {
-            Some(Shape::Rows { names, origins }) => self.checked_layout(&plan, names, origins),
-            Some(Shape::Nothing) | None => Err(missing()),
+        let id = id.ok_or_else(missing)?;
+        let layout = match self.shapes.get(&id) {
+            Some(Shape::Rows {
+                checked: Some((checked, layout)),
+                ..
+            }) if Arc::ptr_eq(checked, &plan) => return Ok(Arc::clone(layout)),
+            Some(Shape::Rows { names, origins, .. }) => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                self.checked_layout(&plan, &names, origins.iter().copied())?
+            }
+            Some(Shape::Nothing) | None => return Err(missing()),
+        };
+        if let Some(Shape::Rows { checked, .. }) = self.shapes.get_mut(&id) {
+            *checked = Some((plan, Arc::clone(&layout)));
         }
+        Ok(layout)
     }
 
     /// Sends the waiting rows to the ledger.

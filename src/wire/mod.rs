@@ -2,7 +2,9 @@
 //! one place that turns a refusal into an ErrorResponse.
 
 pub mod authentication;
+pub mod columns;
 pub mod frame;
+pub mod heads;
 pub mod message;
 pub mod refusal;
 pub mod shape;
