@@ -442,9 +442,9 @@ impl Connection {
     }
 
     /// Does what is to be done, but for judging: whether that is to be done, too.
-    async fn perform_once(&mut self, actions: Vec<Action>) -> bool {
+    async fn perform_once(&mut self, mut actions: Vec<Action>) -> bool {
         let mut judge = false;
-        for action in actions {
+        for action in actions.drain(..) {
             match action {
                 Action::ToClient(bytes) => self.to_client.extend_from_slice(&bytes),
                 Action::ToServer(bytes) => self.to_server.extend_from_slice(&bytes),
@@ -485,6 +485,7 @@ impl Connection {
                 Action::Close => self.closing = true,
             }
         }
+        self.session.give_back(actions);
         judge && !self.closing
     }
 

@@ -41,6 +41,7 @@ impl Session {
         self.client.shrink_to(KEPT);
         self.server.shrink_to(KEPT);
         self.owed.shrink_to(KEPT);
+        self.out.shrink_to(KEPT);
     }
 
     /// Ends the session: the client hears why.

@@ -366,6 +366,14 @@ impl Session {
         std::mem::take(&mut self.out)
     }
 
+    /// Takes back the list of what has been done, to be filled anew.
+    pub fn give_back(&mut self, mut done: Vec<Action>) {
+        if self.out.is_empty() && self.out.capacity() < done.capacity() {
+            done.clear();
+            self.out = done;
+        }
+    }
+
     /// Whether more client bytes may be read.
     #[must_use]
     pub fn wants_client(&self) -> bool {

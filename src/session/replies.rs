@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use pgwire::messages::data::DataRow;
-use pgwire::messages::response::ReadyForQuery;
 use smallvec::SmallVec;
 
 use super::judging::aborted;
@@ -239,9 +238,10 @@ impl Session {
     }
 
     fn row_description(&mut self, frame: Frame) {
-        let Some(columns) = columns::read(&frame) else {
+        let mut columns = Columns::new();
+        if !columns::read(&frame, &mut columns) {
             return self.violation(&message::Malformed('T').to_string());
-        };
+        }
         match self.owed.front() {
             Some(Owed::Shape { .. }) => {
                 if let Some(Owed::Shape { id }) = self.owed.pop_front() {
@@ -257,12 +257,12 @@ impl Session {
             Some(Owed::DescribeStatement { .. }) => {
                 if let Some(Owed::DescribeStatement { prepared }) = self.owed.pop_front() {
                     let plan = prepared.and_then(|(name, p)| if p.by_sql { p.inner(&name) } else { p.statement() });
-                    self.describe_to_client(plan.as_deref(), &frame, columns);
+                    self.describe_to_client(plan.as_deref(), &frame, &mut columns);
                 }
             }
             Some(Owed::DescribePortal { .. }) => {
                 if let Some(Owed::DescribePortal { plan, .. }) = self.owed.pop_front() {
-                    self.describe_to_client(plan.as_deref(), &frame, columns);
+                    self.describe_to_client(plan.as_deref(), &frame, &mut columns);
                 }
             }
             Some(Owed::Query { stopped: true, .. }) => {}
@@ -274,7 +274,7 @@ impl Session {
                 let names: SmallVec<[&str; 16]> = names.iter().map(AsRef::as_ref).collect();
                 match self.checked_layout(&plan, &names, columns.iter().map(|c| (c.relation, c.attribute))) {
                     Ok(layout) => {
-                        self.describe_to_client(Some(&plan), &frame, columns.clone());
+                        self.describe_to_client(Some(&plan), &frame, &mut columns);
                         if let Some(running) = self.running() {
                             running.layout = Some(layout);
                         }
@@ -302,9 +302,9 @@ impl Session {
     }
 
     /// A RowDescription without hidden columns, and with the columns that masked ones stand for: the server names no table for a mask.
-    fn describe_to_client(&mut self, plan: Option<&StatementPlan>, frame: &Frame, mut columns: Columns<'_>) {
+    fn describe_to_client(&mut self, plan: Option<&StatementPlan>, frame: &Frame, columns: &mut Columns<'_>) {
         let mut changed = false;
-        if let Some(plan) = plan {
+        if let Some(plan) = plan.filter(|p| !p.meter.hidden.is_empty() || !p.origins.is_empty()) {
             let hidden = |c: &Column<'_>| plan.meter.hidden.iter().any(|h| h.name.as_bytes() == c.name);
             let all = columns.len();
             columns.retain(|c| !hidden(c));
@@ -319,7 +319,7 @@ impl Session {
             }
         }
         self.send_client(if changed {
-            columns::message(&columns)
+            columns::message(columns)
         } else {
             frame.bytes.clone()
         });
@@ -563,9 +563,9 @@ impl Session {
     }
 
     fn ready_for_query(&mut self, frame: Frame) {
-        let status = match message::decode::<ReadyForQuery>(&frame) {
-            Ok(_) => frame.body().first().copied().unwrap_or(b'E'),
-            Err(bad) => return self.violation(&bad.to_string()),
+        let status = match frame.body() {
+            [status @ (b'I' | b'T' | b'E')] => *status,
+            _ => return self.violation(&message::Malformed('Z').to_string()),
         };
         let own = match self.owed.pop_front() {
             Some(Owed::Sync { own, .. }) => own,

@@ -22,11 +22,13 @@ pub struct Column<'b> {
 pub type Columns<'b> = SmallVec<[Column<'b>; 16]>;
 
 /// Reads a RowDescription's columns: a name, then relation (int32), attribute (int16), type (int32), length (int16), modifier (int32), format (int16)
-/// each. `None` where it is not laid out so.
+/// each. False where it is not laid out so.
 #[must_use]
-pub fn read(frame: &Frame) -> Option<Columns<'_>> {
-    let mut body = frame.body();
-    let mut columns = Columns::new();
+pub fn read<'f>(frame: &'f Frame, columns: &mut Columns<'f>) -> bool {
+    read_all(frame.body(), columns).is_some()
+}
+
+fn read_all<'f>(mut body: &'f [u8], columns: &mut Columns<'f>) -> Option<()> {
     for _ in 0..body.try_get_u16().ok()? {
         let end = body.iter().position(|b| *b == 0)?;
         let (name, rest) = body.split_at_checked(end)?;
@@ -40,7 +42,7 @@ pub fn read(frame: &Frame) -> Option<Columns<'_>> {
         });
         body = after;
     }
-    body.is_empty().then_some(columns)
+    body.is_empty().then_some(())
 }
 
 /// A RowDescription of these columns.
@@ -69,7 +71,8 @@ mod tests {
             kind: b'T',
             bytes: super::super::message::framed(b'T', body),
         };
-        let columns = read(&frame).unwrap();
+        let mut columns = Columns::new();
+        assert!(read(&frame, &mut columns));
         assert_eq!(
             (columns[0].name, columns[0].relation, columns[0].attribute),
             (&b"a"[..], 7, 2)
@@ -78,7 +81,7 @@ mod tests {
         assert_eq!(message(&columns), frame.bytes);
         for end in 0..body.len() {
             let bytes = super::super::message::framed(b'T', &body[..end]);
-            assert_eq!(read(&Frame { kind: b'T', bytes }), None, "{end}");
+            assert!(!read(&Frame { kind: b'T', bytes }, &mut Columns::new()), "{end}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Framing: one message is a type byte, a length (int32, itself included) and a body. Bodies stay bytes until somebody needs them.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 /// Most bytes of one message from a client. PostgreSQL allows 1 GB; a statement is bounded far below, COPY data comes in pieces.
 pub const FRONTEND_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -77,9 +77,8 @@ pub fn next(buffer: &mut BytesMut, max: usize) -> Result<Option<Frame>, BadLengt
     if buffer.len() < whole {
         return Ok(None);
     }
-    let mut bytes = buffer.split_to(whole);
     Ok(Some(Frame {
         kind,
-        bytes: bytes.copy_to_bytes(whole),
+        bytes: buffer.split_to(whole).freeze(),
     }))
 }
