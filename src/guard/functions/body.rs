@@ -96,11 +96,20 @@ pub(super) fn judge(function: &Function, forbidden: &Forbidden) -> (Option<Why>,
     match function.language.as_str() {
         "sql" | "plpgsql" => {}
         "internal" => {
-            let listed = BUILT_INS.function(&function.body).map(|e| Why {
-                reason: e.reason.clone(),
-                system: !e.reads_relations(),
-            });
-            return (listed, Words::default());
+            let symbol = function.body.trim();
+            let harmless = function.extension.as_deref().is_some_and(|e| BUILT_INS.is_harmless(e));
+            let why = match BUILT_INS.function(symbol) {
+                Some(entry) => Some(Why {
+                    reason: entry.reason.clone(),
+                    system: !entry.reads_relations(),
+                }),
+                None if harmless || BUILT_INS.knows_function(symbol) || BUILT_INS.keeps(symbol) => None,
+                // The symbol of one that is on the list may be another than its name.
+                None => Some(Why::data(format!(
+                    "stands for \"{symbol}\" inside the server, which Menshen does not know"
+                ))),
+            };
+            return (why, Words::default());
         }
         "c" => {
             let harmless = function.extension.as_deref().is_some_and(|e| BUILT_INS.is_harmless(e));
@@ -218,6 +227,15 @@ fn identifier(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_cut_at_63_bytes_on_a_character() {
+        let long = |bytes: usize| "A".repeat(bytes);
+        assert_eq!(identifier(&long(70)), "a".repeat(63));
+        assert_eq!(identifier(&format!("{}éé", long(62))), "a".repeat(62));
+        assert_eq!(identifier(&format!("\"{}木木\"", long(61))), "a".repeat(61));
+        assert_eq!(identifier(&format!("{}é", long(61))), format!("{}é", "a".repeat(61)));
+    }
 
     #[test]
     fn names_are_read_as_postgresql_reads_them() {

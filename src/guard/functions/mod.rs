@@ -124,6 +124,7 @@ mod tests {
             ),
             function("hides", "plpgsql", "begin do $x$ select U&\"c\" $x$; end"),
             function("alias", "internal", "pg_read_file"),
+            function("lists", "internal", "pg_ls_dir_1arg"),
             Function {
                 extension: Some("nobody_knows".into()),
                 ..function("of_extension", "c", "of_extension")
@@ -135,7 +136,15 @@ mod tests {
             function("open_quote", "sql", "select 'a \" is no name'"),
             function("renamed", "internal", "upper"),
         ]);
-        for name in ["changed", "aggregate", "changes", "hides", "alias", "of_extension"] {
+        for name in [
+            "changed",
+            "aggregate",
+            "changes",
+            "hides",
+            "alias",
+            "lists",
+            "of_extension",
+        ] {
             assert!(refused(&reach, name), "{name}");
         }
         for name in ["open_quote", "renamed", "similar"] {
