@@ -113,3 +113,19 @@ CREATE FUNCTION public.stash(crm.customers) RETURNS boolean LANGUAGE plpgsql AS
 CREATE SEQUENCE public.turns;
 CREATE FUNCTION public.turn() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('public.turns') $$;
 GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC;
+-- What mutants of the guard were told apart by: a relation that changes settings by a type and by code, a trusted function whose use of another the
+-- catalog knows, one name for types that show data and the server's state, a column that is generated of one column.
+CREATE TABLE own.flipped_both (id integer DEFAULT 1 CHECK (own.flip()), word own.flipping);
+CREATE FUNCTION public.vouched(integer) RETURNS pg_catalog.text LANGUAGE sql BEGIN ATOMIC SELECT public.unvouched('SELECT 1'); END;
+CREATE FUNCTION own.state(integer) RETURNS SETOF record LANGUAGE internal AS 'pg_stat_get_activity';
+CREATE FUNCTION own.rows_as_xml(pg_catalog.text, boolean, boolean, pg_catalog.text) RETURNS xml LANGUAGE internal AS 'query_to_xml';
+CREATE FUNCTION own.lists(pg_catalog.text) RETURNS SETOF pg_catalog.text LANGUAGE internal AS 'pg_ls_dir_1arg';
+CREATE DOMAIN own.seen AS pg_catalog.text CHECK (public.looks(1) > 0);
+CREATE DOMAIN own.twice AS pg_catalog.text CHECK (public.looks(1) > 0);
+CREATE DOMAIN public.twice AS pg_catalog.text CHECK (public.reads_statistics() IS NOT NULL);
+CREATE DOMAIN public.once AS pg_catalog.text CHECK (public.reads_statistics() IS NOT NULL);
+CREATE FUNCTION own.by_seen() RETURNS pg_catalog.text LANGUAGE plpgsql AS $$ BEGIN RETURN 'x'::seen; END $$;
+CREATE FUNCTION own.by_twice() RETURNS pg_catalog.text LANGUAGE plpgsql AS $$ BEGIN RETURN 'x'::twice; END $$;
+CREATE FUNCTION own.by_once() RETURNS pg_catalog.text LANGUAGE plpgsql AS $$ BEGIN RETURN 'x'::once; END $$;
+CREATE TABLE crm.headed (id bigint PRIMARY KEY, phone pg_catalog.text, head pg_catalog.text GENERATED ALWAYS AS (substr(phone, 1, 3)) STORED);
+GRANT ALL ON ALL TABLES IN SCHEMA crm TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA own TO PUBLIC;

@@ -298,6 +298,9 @@ role = "support"
 purpose = "customer_service"
 clear = ["transaction"]
 derive = ["transaction"]
+[tables."crm.headed"]
+person = "id"
+columns = { phone = "phone" }
 [functions]
 trust = ["public.vouched"]
 "#;

@@ -49,6 +49,43 @@ fn sql_json_packs_people_as_other_aggregates_do() {
     }
 }
 
+/// Where nothing is counted (a view's definition is read so), people whom nobody can name are told instead of refused.
+#[test]
+fn sql_json_over_a_query_tells_of_its_people() {
+    let look = Look {
+        metered: false,
+        ..look(true)
+    };
+    let many = |sql: &str| {
+        let parsed = parse::parse(sql).unwrap();
+        let walked = Walk::query(&look, &parsed, parsed.statements[0].field("stmt"), People::Named);
+        let (_, output) = walked.unwrap_or_else(|_| panic!("{sql}"));
+        output.loose.get((0, 0))
+    };
+    // One array holds them all.
+    assert_eq!(
+        many("SELECT JSON_ARRAY(SELECT phone FROM crm.customers)"),
+        Some(Many::Any)
+    );
+    assert_eq!(many("SELECT JSON_ARRAY(SELECT grade FROM crm.customers)"), None);
+}
+
+/// An aggregate over a sub-query that names no column is one of its own level, whatever the sub-query shows.
+#[test]
+fn sql_json_over_a_query_without_names_is_of_its_own_level() {
+    let look = look(true);
+    for sql in [
+        "SELECT JSON_ARRAYAGG((TABLE crm.phones)) FROM crm.products",
+        "SELECT max((TABLE crm.phones)) FROM crm.products",
+    ] {
+        let shapes: Vec<KeyShape> = match edited(&look, sql) {
+            Ok((_, hidden, _)) => hidden.into_iter().map(|h| h.1).collect(),
+            Err(why) => panic!("{sql}: {why}"),
+        };
+        assert_eq!(shapes, [KeyShape::Count], "{sql}");
+    }
+}
+
 #[test]
 fn what_is_nested_too_deep_is_refused_and_nothing_before_it() {
     let queries = |n: usize| {
