@@ -184,7 +184,7 @@ fn plans_by_shape_are_those_that_would_be_made() {
                         policy: ground.policy.epoch,
                         catalog: ground.catalog.epoch,
                     };
-                    kept[login].examine(ground, request, kept[login].number(&context))
+                    kept[login].examine(ground, request, kept[login].number(&context).unwrap())
                 };
                 let (mut by_shape, mut anew) = (Vec::new(), Vec::new());
                 judges.judge_by(variant, login, by_plans, |_, said| {

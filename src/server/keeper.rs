@@ -47,7 +47,7 @@ impl Judge for Keeper {
     }
 
     fn number(&self, context: &Context) -> Option<ContextNumber> {
-        Some(self.plans.number(context))
+        self.plans.number(context)
     }
 
     fn examine(&self, ground: &Ground, request: &Request<'_>, number: Option<ContextNumber>) -> Result<Plan, Verdict> {

@@ -28,8 +28,10 @@ use template::Template;
 const TEXT_BYTES_MAX: usize = 4096;
 /// What a mark or plan costs besides what it holds.
 const ENTRY_BYTES: usize = 128;
-/// Contexts that are remembered by number; then numbers begin anew, and the old plans are found no more.
-const CONTEXTS_MAX: usize = 10_000;
+/// Contexts that are remembered by number; then numbers begin anew, and the old plans are found no more. What a client can put into one (its
+/// purpose stands in the reasons of what it lacks) is bounded.
+const CONTEXTS_MAX: usize = 4_096;
+const CONTEXT_BYTES_MAX: usize = 8 * 1024;
 
 /// What a plan is made in, besides the text. A plan that was made in another is stale.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,6 +46,16 @@ pub struct Context {
     pub policy: u64,
     /// The catalog's epoch.
     pub catalog: u64,
+}
+
+impl Context {
+    /// Bytes of its texts.
+    fn bytes(&self) -> usize {
+        let standing = &self.standing;
+        let texts = standing.roles.iter().chain(&standing.purpose).chain(&standing.unmet);
+        let texts = texts.chain(&self.search_path).chain([&self.current_user]);
+        texts.map(|text| text.len() + size_of::<String>()).sum()
+    }
 }
 
 /// Number of a context in one [`Plans`].
@@ -95,19 +107,22 @@ impl Plans {
         }
     }
 
-    /// The number of a context.
+    /// The number of a context; none where it is too large to be kept.
     #[must_use]
-    pub fn number(&self, context: &Context) -> ContextNumber {
+    pub fn number(&self, context: &Context) -> Option<ContextNumber> {
+        if context.bytes() > CONTEXT_BYTES_MAX {
+            return None;
+        }
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(number) = contexts.get(context) {
-            return ContextNumber(*number);
+            return Some(ContextNumber(*number));
         }
         if contexts.len() >= CONTEXTS_MAX {
             contexts.clear();
         }
         let number = self.next_context.fetch_add(1, Ordering::Relaxed);
         contexts.insert(context.clone(), number);
-        ContextNumber(number)
+        Some(ContextNumber(number))
     }
 
     /// Bytes that the plans take, about, and how many shapes are known.

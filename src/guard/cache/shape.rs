@@ -1,7 +1,10 @@
 //! A statement's shape: its text with literals and comments lifted out, as PostgreSQL's own scanner tells them apart.
 //!
-//! Two texts of one shape differ in nothing but the spelling of these pieces, each of the same kind. PostgreSQL's grammar does not look into them: it
-//! reads both as the same tree with other values in it.
+//! Two texts of one shape differ in nothing but the spelling of these pieces, each of the same kind, and where one of them has the same piece twice, so
+//! has the other (GROUP BY and its like compare expressions). PostgreSQL's grammar does not look into pieces: it reads both texts as the same tree with
+//! other values in it.
+
+use std::collections::HashMap;
 
 use pg_query::protobuf::Token;
 use smallvec::SmallVec;
@@ -33,17 +36,22 @@ pub(super) struct Piece {
     pub start: usize,
     pub end: usize,
     pub kind: Kind,
+    /// The number of the first piece that is written as this one is: its own, most often.
+    pub first: u8,
 }
 
 /// Pieces in the order of the text.
 pub(super) type Pieces = SmallVec<[Piece; 16]>;
 
-/// Most pieces of a shape: longer lists of values are not worth remembering.
-const PIECES_MAX: usize = 256;
+/// Most pieces of a shape: longer lists of values are not worth remembering. Their numbers fit into a byte.
+const PIECES_MAX: usize = 250;
+/// From so many on, equal pieces are found by a table.
+const MANY: usize = 24;
 
 /// The pieces of a text; `None` where the scanner does not accept it, or there are too many.
 pub(super) fn pieces(text: &str) -> Option<Pieces> {
     let mut found = Pieces::new();
+    let mut table: HashMap<&str, u8, foldhash::fast::RandomState> = HashMap::default();
     for token in parse::scan(text).ok()? {
         let kind = match Token::try_from(token.token) {
             Ok(Token::Iconst) => Kind::Integer,
@@ -61,7 +69,28 @@ pub(super) fn pieces(text: &str) -> Option<Pieces> {
         if found.len() >= PIECES_MAX {
             return None;
         }
-        found.push(Piece { start, end, kind });
+        let own = u8::try_from(found.len()).ok()?;
+        let written = text.get(start..end)?;
+        let first = if found.len() < MANY {
+            let equal = found.iter().find(|p| text.get(p.start..p.end) == Some(written));
+            equal.map_or(own, |p| p.first)
+        } else {
+            if found.len() == MANY {
+                table.extend(
+                    found
+                        .iter()
+                        .rev()
+                        .filter_map(|p| Some((text.get(p.start..p.end)?, p.first))),
+                );
+            }
+            *table.entry(written).or_insert(own)
+        };
+        found.push(Piece {
+            start,
+            end,
+            kind,
+            first,
+        });
     }
     Some(found)
 }
@@ -88,8 +117,8 @@ fn plain(kind: Kind, written: &str) -> Option<Kind> {
 /// A key's bytes.
 pub(super) type Bytes = SmallVec<[u8; 512]>;
 
-/// The key of a text under a context: pieces for which `lifted` says so stand as their kind, all others as they are written. Zero bytes,
-/// which no text has, mark the kinds.
+/// The key of a text under a context: pieces for which `lifted` says so stand as their kind and the number of the first that is written so, all
+/// others as they are written. Zero bytes, which no text has, mark them.
 pub(super) fn key(head: &[u8], text: &str, pieces: &[Piece], lifted: impl Fn(usize) -> bool) -> Bytes {
     let bytes = text.as_bytes();
     let mut key = Bytes::with_capacity(head.len() + bytes.len());
@@ -98,7 +127,7 @@ pub(super) fn key(head: &[u8], text: &str, pieces: &[Piece], lifted: impl Fn(usi
     for (index, piece) in pieces.iter().enumerate() {
         if lifted(index) {
             key.extend_from_slice(bytes.get(at..piece.start).unwrap_or(&[]));
-            key.extend_from_slice(&[0, piece.kind as u8]);
+            key.extend_from_slice(&[0, piece.kind as u8, piece.first]);
             at = piece.end;
         }
     }
@@ -125,6 +154,27 @@ mod tests {
         ] {
             assert_eq!(whole(one), whole(two), "{one} | {two}");
         }
+    }
+
+    #[test]
+    fn equal_pieces_are_equal_in_every_text_of_a_shape() {
+        let many = |values: &[usize]| {
+            let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+            whole(&format!("SELECT {}", values.join(",")))
+        };
+        assert_eq!(many(&[1, 2, 1]), many(&[7, 8, 7]));
+        assert_ne!(many(&[1, 2, 1]), many(&[1, 2, 3]));
+        assert_ne!(many(&[1, 2, 1]), many(&[1, 2, 2]));
+        // As well where a table is used.
+        let line = |last: usize| (0..100).chain([last]).collect::<Vec<_>>();
+        assert_eq!(
+            many(&line(3)),
+            many(&line(3).iter().map(|n| n + 500).collect::<Vec<_>>())
+        );
+        for other in [4, 30, 99, 100] {
+            assert_ne!(many(&line(3)), many(&line(other)), "{other}");
+        }
+        assert_ne!(whole("SELECT '1', 1"), whole("SELECT 1, '1'"));
     }
 
     #[test]

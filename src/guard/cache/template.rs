@@ -52,6 +52,13 @@ impl Template {
             .filter(|(index, _)| lifted.get(*index) == Some(&true))
             .map(|(index, piece)| stand_in(index, piece.kind).map(|s| (index, s)))
             .collect::<Option<_>>()?;
+        // Equal pieces have equal stand-ins, where all of them may vary.
+        let own = |index: usize| stand_ins.iter().find(|(i, _)| *i == index).map(|(_, s)| s.clone());
+        let first = |index: usize| pieces.get(index).map(|p| usize::from(p.first));
+        let stand_ins: Vec<(usize, String)> = stand_ins
+            .iter()
+            .map(|(index, s)| (*index, first(*index).and_then(own).unwrap_or_else(|| s.clone())))
+            .collect();
         let used = |s: &String| request.text.contains(s.as_str()) || plan.text.contains(s.as_str());
         if stand_ins.iter().any(|(_, s)| used(s)) {
             return None;
@@ -170,7 +177,13 @@ fn stand_in(index: usize, kind: Kind) -> Option<String> {
 /// The text cut at what stands for pieces, and at the names of the session's settings.
 fn parts(text: &str, stand_ins: &[(usize, String)], token: &TokenSettings) -> Box<[Part]> {
     let mut holes: Vec<(usize, usize, Part)> = Vec::new();
+    let mut met: Vec<&str> = Vec::new();
     for (index, stand_in) in stand_ins {
+        // The first of equal pieces stands for all of them.
+        if met.contains(&stand_in.as_str()) {
+            continue;
+        }
+        met.push(stand_in);
         holes.extend(
             text.match_indices(stand_in.as_str())
                 .map(|(at, s)| (at, s.len(), Part::Piece(*index))),
