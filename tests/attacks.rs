@@ -211,6 +211,7 @@ fn every_known_bypass_is_tried() {
         include_str!("sqlsmith.rs"),
         include_str!("timeouts.rs"),
         include_str!("tls.rs"),
+        include_str!("tools.rs"),
         include_str!("wire.rs"),
     ];
     let mut covered: BTreeSet<u32> = cases.attacks.iter().flat_map(|a| a.covers.clone()).collect();

@@ -39,6 +39,7 @@ mod secrets;
 mod session;
 mod timeouts;
 mod tls;
+mod tools;
 mod upstream;
 mod verdicts;
 mod versions;

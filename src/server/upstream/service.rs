@@ -14,6 +14,10 @@ const ROLE_QUERY: &str = "SELECT pg_catalog.pg_is_in_recovery(), s.setting OPERA
     AND s.source NOT IN ('user', 'database user', 'client', 'session') \
     FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'default_transaction_read_only'";
 
+/// Definitions of views are read under a lock on what they read. Whoever holds such a relation exclusively may be a session that waits for the
+/// catalog itself: it must not wait for ever.
+const LOCK_TIMEOUT: &str = "-c lock_timeout=5s";
+
 impl Upstreams {
     /// A connection of the service login.
     ///
@@ -44,7 +48,8 @@ impl Upstreams {
         options
             .user(&config.service_user)
             .dbname(database)
-            .application_name("menshen");
+            .application_name("menshen")
+            .options(LOCK_TIMEOUT);
         if let Some(file) = &config.service_password_file {
             let password =
                 std::fs::read_to_string(file).map_err(|e| format!("service password {}: {e}", file.display()))?;
