@@ -43,7 +43,7 @@ fn judge_all(files: &[PathBuf], login: &str, what: &str) {
         let Ok(document) = std::fs::read_to_string(file.with_extension("json")) else {
             continue;
         };
-        let Ok(catalog) = introspect::parse(&document, 1) else {
+        let Ok(catalog) = introspect::parse(&document, 1, None) else {
             println!("unreadable catalog for {}", file.display());
             continue;
         };

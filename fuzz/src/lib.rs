@@ -37,7 +37,7 @@ fn counting() -> Arc<Ground> {
 }
 
 static SHOP: LazyLock<Shop> = LazyLock::new(|| {
-    let catalog = introspect::parse(include_str!("../catalog.json"), 1).expect("catalog.json is a catalog");
+    let catalog = introspect::parse(include_str!("../catalog.json"), 1, None).expect("catalog.json is a catalog");
     let path = std::path::Path::new("policies/demo.toml");
     let (policy, _) = Policy::parse(path, include_str!("../../policies/demo.toml"), 1).expect("the demo's policy");
     let case = [("purpose", "customer_service"), ("case", "CS-004711")];

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Deserialize;
 
-use super::{Catalog, Column, Function, Oid, Operator, Relation, RelationKind, RelationName, Use, UseKind};
+use super::{
+    Catalog, Column, DefinedKind, Function, Oid, Operator, Relation, RelationKind, RelationName, Use, UseKind,
+};
 
 /// To be run before [`QUERY`] on its connection: types and definitions are then printed with qualified names.
 pub const PREPARE: &str = "SET search_path = ''";
@@ -16,6 +18,9 @@ pub const PREPARE: &str = "SET search_path = ''";
 ///
 /// A cast between a built-in type and another runs when the other is used: whoever makes a type of his own that can be cast to text does not
 /// change what the casts of others to text run.
+///
+/// Definitions are printed under a lock on the relations that they name. What another session holds or wants exclusively is not waited for: its
+/// definitions are left out, and marked: [`parse`] takes them from an earlier reading of the same version.
 ///
 /// Since 16 a membership may give neither the role's privileges nor the right to become it, only to administer it (what a role
 /// that may create roles is given of each that it creates): that is no membership.
@@ -58,15 +63,37 @@ WITH RECURSIVE belongs(member, roleid) AS (
      WHERE w.ev_class >= 16384
   UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 'f', p.oid, NULL FROM pg_catalog.pg_proc p WHERE p.oid >= 16384
   UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, 't', t.oid, NULL FROM pg_catalog.pg_type t WHERE t.oid >= 16384
+), locked AS MATERIALIZED (
+    SELECT l.relation AS oid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
+     WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+       AND d.datname = pg_catalog.current_database()
+), barred AS MATERIALIZED (
+    SELECT 'r' AS kind, l.oid FROM locked l
+  UNION SELECT 'r', w.ev_class FROM locked l JOIN pg_catalog.pg_depend x ON x.refobjid = l.oid
+      AND x.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND x.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+      JOIN pg_catalog.pg_rewrite w ON w.oid = x.objid
+  UNION SELECT 'f', x.objid FROM locked l JOIN pg_catalog.pg_depend x ON x.refobjid = l.oid
+      AND x.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+), version(kind, oid, text) AS (
+    SELECT 'r', v.of, pg_catalog.string_agg(v.text, ' ' ORDER BY v.text) FROM (
+        SELECT w.ev_class AS of, pg_catalog.concat('w', w.oid, '.', w.xmin) AS text FROM pg_catalog.pg_rewrite w
+      UNION ALL SELECT d.adrelid, pg_catalog.concat('d', d.oid, '.', d.xmin) FROM pg_catalog.pg_attrdef d
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated <> '') v
+     WHERE v.of >= 16384 GROUP BY v.of
+  UNION ALL SELECT 'f', p.oid, p.xmin::pg_catalog.text FROM pg_catalog.pg_proc p WHERE p.prosqlbody IS NOT NULL AND p.oid >= 16384
 )
 SELECT pg_catalog.json_build_object(
+  'versions', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(v.kind, v.oid::bigint, v.text, b.oid IS NOT NULL))
+      FROM version v LEFT JOIN barred b ON b.kind = v.kind AND b.oid = v.oid),
   'database', pg_catalog.current_database(),
   'version', pg_catalog.current_setting('server_version_num')::int,
   'relations', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(r.oid::bigint, r.nspname, r.relname, r.relkind,
         r.relpersistence = 't',
-        CASE WHEN r.relkind IN ('v', 'm') AND NOT r.system THEN pg_catalog.pg_get_viewdef(r.oid) END,
+        CASE WHEN r.relkind IN ('v', 'm') AND NOT r.system AND NOT EXISTS (SELECT 1 FROM barred b WHERE b.kind = 'r' AND b.oid = r.oid)
+          THEN pg_catalog.pg_get_viewdef(r.oid) END,
         (SELECT pg_catalog.json_agg(pg_catalog.pg_get_ruledef(w.oid) ORDER BY w.oid) FROM pg_catalog.pg_rewrite w
-          WHERE w.ev_class = r.oid AND w.rulename <> '_RETURN' AND NOT r.system))
+          WHERE w.ev_class = r.oid AND w.rulename <> '_RETURN' AND NOT r.system
+            AND NOT EXISTS (SELECT 1 FROM barred b WHERE b.kind = 'r' AND b.oid = r.oid)))
         ORDER BY r.oid) FROM rel r),
   'runs', (SELECT pg_catalog.json_agg(DISTINCT pg_catalog.jsonb_build_array(e.kind, e.of::bigint, e.on_kind, e.on_oid::bigint)) FROM (
         SELECT thing.kind, thing.owner AS of, used.kind AS on_kind, used.oid AS on_oid
@@ -106,7 +133,7 @@ SELECT pg_catalog.json_build_object(
         pg_catalog.format_type(a.atttypid, a.atttypmod),
         pg_catalog.format_type(COALESCE(d.base, a.atttypid), COALESCE(d.typmod, a.atttypmod)),
         COALESCE(d.base, a.atttypid)::bigint, t.typcategory, a.attnotnull, pg_catalog.format_type(a.atttypid, -1), 
-        CASE WHEN a.attgenerated <> '' THEN (SELECT pg_catalog.pg_get_expr(g.adbin, g.adrelid) FROM pg_catalog.pg_attrdef g
+        CASE WHEN a.attgenerated <> '' AND NOT EXISTS (SELECT 1 FROM barred b WHERE b.kind = 'r' AND b.oid = r.oid) THEN (SELECT pg_catalog.pg_get_expr(g.adbin, g.adrelid) FROM pg_catalog.pg_attrdef g
           WHERE g.adrelid = a.attrelid AND g.adnum = a.attnum) END) ORDER BY a.attrelid, a.attnum)
       FROM pg_catalog.pg_attribute a JOIN rel r ON r.oid = a.attrelid AND r.relkind NOT IN ('S', 't')
       LEFT JOIN domain d ON d.oid = a.atttypid
@@ -115,7 +142,8 @@ SELECT pg_catalog.json_build_object(
   'inherits', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(i.inhrelid::bigint, i.inhparent::bigint)
         ORDER BY i.inhrelid, i.inhparent) FROM pg_catalog.pg_inherits i),
   'functions', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(p.oid::bigint, n.nspname, p.proname, l.lanname,
-        CASE WHEN p.prokind = 'a' THEN '' ELSE COALESCE(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc) END, p.prokind,
+        CASE WHEN p.prokind = 'a' THEN '' WHEN EXISTS (SELECT 1 FROM barred b WHERE b.kind = 'f' AND b.oid = p.oid) THEN p.prosrc
+          ELSE COALESCE(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc) END, p.prokind,
         (SELECT e.extname FROM pg_catalog.pg_depend x JOIN pg_catalog.pg_extension e ON e.oid = x.refobjid
           WHERE x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.objid = p.oid AND x.deptype = 'e'
             AND x.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass LIMIT 1),
@@ -147,6 +175,7 @@ pub struct Unreadable(String);
 struct Document {
     database: String,
     version: u32,
+    versions: Option<Vec<(DefinedKind, Oid, String, bool)>>,
     relations: Option<Vec<RelationRow>>,
     columns: Option<Vec<ColumnRow>>,
     inherits: Option<Vec<(Oid, Oid)>>,
@@ -231,11 +260,12 @@ fn qualified(name: String) -> String {
     format!("pg_catalog.{name}")
 }
 
-/// Builds a catalog from the document that [`QUERY`] returned; its epoch is `epoch`.
+/// Builds a catalog from the document that [`QUERY`] returned; its epoch is `epoch`. What could not be read now is taken from `before`, an earlier
+/// catalog of the same database.
 ///
 /// # Errors
-/// Where the document is not of the expected shape.
-pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
+/// Where the document is not of the expected shape, or lacks what `before` does not have in the same version.
+pub fn parse(document: &str, epoch: u64, before: Option<&Catalog>) -> Result<Catalog, Unreadable> {
     let document: Document = serde_json::from_str(document).map_err(|e| Unreadable(e.to_string()))?;
     let mut relations: HashMap<Oid, Relation> = HashMap::new();
     let mut by_name: HashMap<String, HashMap<String, Oid>> = HashMap::new();
@@ -338,7 +368,16 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
     for (role, of) in document.members.unwrap_or_default() {
         memberships.entry(role).or_default().insert(of);
     }
-    Ok(Catalog {
+    let mut versions = HashMap::new();
+    let mut barred = BTreeSet::new();
+    for (kind, oid, version, is_barred) in document.versions.unwrap_or_default() {
+        versions.insert((kind, oid), version);
+        if is_barred {
+            barred.insert((kind, oid));
+        }
+    }
+    let mut catalog = Catalog {
+        versions,
         epoch,
         database: document.database,
         server_version_num: document.version,
@@ -352,7 +391,12 @@ pub fn parse(document: &str, epoch: u64) -> Result<Catalog, Unreadable> {
         volatile: document.volatile.unwrap_or_default(),
         types: document.types.unwrap_or_default(),
         memberships,
-    })
+    };
+    let nothing = Catalog::default();
+    catalog
+        .complete(barred, before.unwrap_or(&nothing))
+        .map_err(Unreadable)?;
+    Ok(catalog)
 }
 
 #[cfg(test)]

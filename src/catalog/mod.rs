@@ -231,6 +231,19 @@ pub struct Catalog {
     pub types: HashSet<String>,
     /// Role → every role it is a member of, directly or not.
     pub memberships: BTreeMap<String, BTreeSet<String>>,
+    /// Versions of the definitions of relations (views, rules, generated columns) and of functions that have a parsed body.
+    pub versions: HashMap<(DefinedKind, Oid), String>,
+}
+
+/// What a version is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
+pub enum DefinedKind {
+    /// A relation.
+    #[serde(rename = "r")]
+    Relation,
+    /// A function.
+    #[serde(rename = "f")]
+    Function,
 }
 
 impl Catalog {
@@ -255,6 +268,55 @@ impl Catalog {
         }
     }
 
+    /// Takes what could not be read (`barred`) from an earlier catalog of the same database, where that has it in the same version. The error is the
+    /// first thing whose definition is not known.
+    fn complete(&mut self, barred: BTreeSet<(DefinedKind, Oid)>, before: &Self) -> Result<(), String> {
+        for (kind, oid) in barred {
+            let known = self.versions.get(&(kind, oid)) == before.versions.get(&(kind, oid));
+            let done = known
+                && match kind {
+                    DefinedKind::Relation => self.relation_from(before, oid),
+                    DefinedKind::Function => self.function_from(before, oid),
+                };
+            if !done {
+                let name = self
+                    .relations
+                    .get(&oid)
+                    .map(|r| format!("{}.{}", r.name.schema, r.name.name));
+                let name = name.unwrap_or_else(|| format!("function {oid}"));
+                return Err(format!(
+                    "the definition of {name} cannot be read while another session has what it names locked exclusively"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn relation_from(&mut self, before: &Self, oid: Oid) -> bool {
+        let (Some(new), Some(old)) = (self.relations.get_mut(&oid), before.relations.get(&oid)) else {
+            return false;
+        };
+        new.view_definition.clone_from(&old.view_definition);
+        new.rules.clone_from(&old.rules);
+        for column in &mut new.columns {
+            let same = old.columns.iter().find(|c| c.attnum == column.attnum);
+            column.generation = same.and_then(|c| c.generation.clone());
+        }
+        true
+    }
+
+    fn function_from(&mut self, before: &Self, oid: Oid) -> bool {
+        let new = self.functions.values_mut().flatten().find(|f| f.oid == oid);
+        let old = before.functions.values().flatten().find(|f| f.oid == oid);
+        match (new, old) {
+            (Some(new), Some(old)) => {
+                new.body.clone_from(&old.body);
+                true
+            }
+            (Some(_) | None, _) => false,
+        }
+    }
+
     /// Every role that `login` is a member of, directly or not, without itself.
     #[must_use]
     pub fn groups_of(&self, login: &str) -> BTreeSet<String> {
@@ -275,6 +337,7 @@ impl Catalog {
             && self.types == other.types
             && self.loose == other.loose
             && self.memberships == other.memberships
+            && self.versions == other.versions
             && self.server_version_num == other.server_version_num
     }
 }

@@ -79,7 +79,7 @@ impl Keeper {
         if let Some(keeper) = known(shared) {
             return Ok(keeper);
         }
-        let catalog = Arc::new(read(&shared.upstreams.load_full(), place, database, 1).await?);
+        let catalog = Arc::new(read(&shared.upstreams.load_full(), place, database, None).await?);
         let rules = shared.rules.load_full();
         let ground = resolve(rules, catalog, None).await?;
         // Where the database is known by another address, a change that was told there meanwhile is missing here.
@@ -126,7 +126,8 @@ impl Keeper {
         let changes = self.changes.load(Ordering::SeqCst);
         let old = self.ground.load_full();
         let upstreams = shared.upstreams.load_full();
-        let mut fresh = read(&upstreams, &self.place, &self.database, old.catalog.epoch + 1).await?;
+        let before = Some(Arc::clone(&old.catalog));
+        let mut fresh = read(&upstreams, &self.place, &self.database, before).await?;
         let catalog = if fresh.same_as(&old.catalog) {
             Arc::clone(&old.catalog)
         } else {
@@ -183,7 +184,12 @@ async fn resolve(rules: Arc<Rules>, catalog: Arc<Catalog>, before: Option<Arc<Gr
 ///
 /// # Errors
 /// A sentence: the login fails, or the answer can't be read.
-async fn read(upstreams: &Upstreams, place: &Place, database: &str, epoch: u64) -> Result<Catalog, String> {
+async fn read(
+    upstreams: &Upstreams,
+    place: &Place,
+    database: &str,
+    before: Option<Arc<Catalog>>,
+) -> Result<Catalog, String> {
     let client = upstreams.service(place, database).await?;
     let document: String = async {
         client.batch_execute(introspect::PREPARE).await?;
@@ -192,9 +198,12 @@ async fn read(upstreams: &Upstreams, place: &Place, database: &str, epoch: u64) 
     }
     .await
     .map_err(|e: tokio_postgres::Error| format!("Menshen cannot read the catalog: {}", words(&e)))?;
-    tokio::task::spawn_blocking(move || introspect::parse(&document, epoch).map_err(|e| e.to_string()))
-        .await
-        .map_err(|e| e.to_string())?
+    let epoch = before.as_ref().map_or(1, |b| b.epoch + 1);
+    tokio::task::spawn_blocking(move || {
+        introspect::parse(&document, epoch, before.as_deref()).map_err(|e| e.to_string())
+    })
+    .await
+    .map_err(|e| e.to_string())?
 }
 
 /// Reads a database's catalog on whichever server a session would go to.
@@ -204,7 +213,7 @@ async fn read(upstreams: &Upstreams, place: &Place, database: &str, epoch: u64) 
 pub async fn read_any(config: &Config, database: &str) -> Result<Catalog, String> {
     let upstreams = Upstreams::new(&config.upstream)?;
     let place = upstreams.pick().await?;
-    read(&upstreams, &place, database, 1).await
+    read(&upstreams, &place, database, None).await
 }
 
 /// A server that is gone (its name leads elsewhere now) and on which no session is left needs no keeper. False: somebody needs it.

@@ -319,12 +319,19 @@ impl Session {
                 self.own_catalogs += 1;
                 // Epochs of a session's own are no others': the shared ones count from below.
                 let epoch = u64::MAX / 2 + self.own_catalogs;
-                let catalog = document.and_then(|d| introspect::parse(&d, epoch).ok());
-                let Some((catalog, judge)) = catalog.zip(self.judge.as_ref()) else {
+                let Some((document, judge)) = document.zip(self.judge.as_ref()) else {
                     self.violation("the server did not answer the question for its catalog");
                     return;
                 };
                 let shared = judge.ground();
+                let before = self.own_ground.as_ref().unwrap_or(&shared);
+                let catalog = match introspect::parse(&document, epoch, Some(&before.catalog)) {
+                    Ok(catalog) => catalog,
+                    Err(why) => {
+                        self.violation(&why.to_string());
+                        return;
+                    }
+                };
                 let ground = Ground::new(
                     Arc::clone(&shared.policy),
                     Arc::new(catalog),

@@ -186,7 +186,7 @@ impl Judges {
                 .thresholds
                 .as_ref()
                 .map(|name| Arc::new(Pack::find(name, file).unwrap()));
-            let catalog = introspect::parse(document.trim().trim_start_matches("SET").trim(), 1).unwrap();
+            let catalog = introspect::parse(document.trim().trim_start_matches("SET").trim(), 1, None).unwrap();
             let now = "2026-06-01T04:00:00Z".parse().unwrap();
             let standings = LOGINS.map(|(login, declared)| {
                 let principal = Principal {

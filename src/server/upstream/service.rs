@@ -14,8 +14,8 @@ const ROLE_QUERY: &str = "SELECT pg_catalog.pg_is_in_recovery(), s.setting OPERA
     AND s.source NOT IN ('user', 'database user', 'client', 'session') \
     FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'default_transaction_read_only'";
 
-/// Definitions of views are read under a lock on what they read. Whoever holds such a relation exclusively may be a session that waits for the
-/// catalog itself: it must not wait for ever.
+/// Definitions of views are read under a lock on what they read. Those that are locked exclusively are left out of the question; a lock that is
+/// taken at that moment must not be waited for for ever.
 const LOCK_TIMEOUT: &str = "-c lock_timeout=5s";
 
 impl Upstreams {
