@@ -194,27 +194,34 @@ fn an_exclusive_lock_beside_a_change_of_the_catalog_hinders_nobody() {
 fn a_changed_view_behind_an_exclusive_lock_is_not_judged_by_its_old_definition() {
     let menshen = Menshen::with(&unrestricted(), "");
     let server = Postgres::get();
-    server.sql(&menshen.database, "CREATE VIEW crm.changing AS SELECT id, grade AS shown FROM crm.customers; GRANT SELECT ON crm.changing TO PUBLIC");
+    let past = |sql: &str| server.sql(&menshen.database, sql);
+    past(
+        "CREATE VIEW crm.changing AS SELECT id, grade AS shown FROM crm.customers; GRANT SELECT ON crm.changing TO PUBLIC;
+         CREATE VIEW crm.renamed AS SELECT id, note FROM crm.notes; GRANT SELECT ON crm.renamed TO PUBLIC",
+    );
     let mut analyst = menshen.connect("analyst", "");
     assert_eq!(analyst.simple("SELECT shown FROM crm.changing LIMIT 1").error, None);
-    server.sql(
-        &menshen.database,
-        "CREATE OR REPLACE VIEW crm.changing AS SELECT id, phone AS shown FROM crm.customers",
-    );
-    let mut holder = Raw::connect(server.port, &menshen.database, "dba", &data::password("dba"), "").unwrap();
-    holder.simple("BEGIN");
-    assert_eq!(
-        holder.simple("LOCK TABLE crm.customers IN ACCESS EXCLUSIVE MODE").error,
-        None
-    );
-    let mut other = menshen.connect("dba", "");
-    assert_eq!(other.simple("CREATE TEMP TABLE beside (a int)").error, None);
-    let refused = analyst.simple("SELECT count(*) FROM crm.orders");
-    assert!(
-        refused.error.is_some_and(|e| e.1.contains("catalog")),
-        "judged by an old catalog"
-    );
-    holder.simple("ROLLBACK");
+    for (change, locked) in [
+        (
+            "CREATE OR REPLACE VIEW crm.changing AS SELECT id, phone AS shown FROM crm.customers",
+            "crm.customers",
+        ),
+        // The stored definition is the same, and is printed with another name.
+        ("ALTER TABLE crm.notes RENAME COLUMN note TO remark", "crm.notes"),
+    ] {
+        past(change);
+        let mut holder = Raw::connect(server.port, &menshen.database, "dba", &data::password("dba"), "").unwrap();
+        holder.simple("BEGIN");
+        let lock = format!("LOCK TABLE {locked} IN ACCESS EXCLUSIVE MODE");
+        assert_eq!(holder.simple(&lock).error, None, "{lock}");
+        let mut other = menshen.connect("dba", "");
+        assert_eq!(other.simple("CREATE TEMP TABLE beside (a int)").error, None);
+        let refused = analyst.simple("SELECT count(*) FROM crm.orders");
+        let refused = refused.error.is_some_and(|e| e.1.contains("catalog"));
+        assert!(refused, "judged by an old catalog after {change}");
+        holder.simple("ROLLBACK");
+        assert_eq!(analyst.simple("SELECT count(*) FROM crm.orders").error, None);
+    }
     let shown = analyst.simple("SELECT shown FROM crm.changing LIMIT 1");
     assert!(shown.error.is_none() && shown.text(0, 0).contains('*'), "{shown:?}");
 }

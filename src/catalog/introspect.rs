@@ -20,7 +20,8 @@ pub const PREPARE: &str = "SET search_path = ''";
 /// change what the casts of others to text run.
 ///
 /// Definitions are printed under a lock on the relations that they name. What another session holds or wants exclusively is not waited for: its
-/// definitions are left out, and marked: [`parse`] takes them from an earlier reading of the same version.
+/// definitions are left out, and marked: [`parse`] takes them from an earlier reading of the same version (what is stored, and the names of what it
+/// names).
 ///
 /// Since 16 a membership may give neither the role's privileges nor the right to become it, only to administer it (what a role
 /// that may create roles is given of each that it creates): that is no membership.
@@ -74,13 +75,28 @@ WITH RECURSIVE belongs(member, roleid) AS (
       JOIN pg_catalog.pg_rewrite w ON w.oid = x.objid
   UNION SELECT 'f', x.objid FROM locked l JOIN pg_catalog.pg_depend x ON x.refobjid = l.oid
       AND x.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+), named(class, oid, text) AS (
+    SELECT x.classid, x.objid, pg_catalog.concat('n', x.refobjid, '.', x.refobjsubid, '.', n.nspname, '.', c.relname, '.', a.attname)
+      FROM pg_catalog.pg_depend x JOIN pg_catalog.pg_class c ON c.oid = x.refobjid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = x.refobjid AND a.attnum = x.refobjsubid
+     WHERE x.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+  UNION ALL SELECT x.classid, x.objid, pg_catalog.concat('p', p.oid, '.', n.nspname, '.', p.proname)
+      FROM pg_catalog.pg_depend x JOIN pg_catalog.pg_proc p ON p.oid = x.refobjid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+     WHERE x.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
 ), version(kind, oid, text) AS (
-    SELECT 'r', v.of, pg_catalog.string_agg(v.text, ' ' ORDER BY v.text) FROM (
-        SELECT w.ev_class AS of, pg_catalog.concat('w', w.oid, '.', w.xmin) AS text FROM pg_catalog.pg_rewrite w
+    SELECT 'r', v.of, pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.string_agg(v.text, ' ' ORDER BY v.text), pg_catalog.getdatabaseencoding()))::pg_catalog.text FROM (
+        SELECT w.ev_class AS of, m.text FROM pg_catalog.pg_rewrite w JOIN named m ON m.oid = w.oid
+           AND m.class = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+      UNION ALL SELECT d.adrelid, m.text FROM pg_catalog.pg_attrdef d JOIN named m ON m.oid = d.oid
+           AND m.class = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+      UNION ALL SELECT w.ev_class AS of, pg_catalog.concat('w', w.oid, '.', w.xmin) AS text FROM pg_catalog.pg_rewrite w
       UNION ALL SELECT d.adrelid, pg_catalog.concat('d', d.oid, '.', d.xmin) FROM pg_catalog.pg_attrdef d
           JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated <> '') v
      WHERE v.of >= 16384 GROUP BY v.of
-  UNION ALL SELECT 'f', p.oid, p.xmin::pg_catalog.text FROM pg_catalog.pg_proc p WHERE p.prosqlbody IS NOT NULL AND p.oid >= 16384
+  UNION ALL SELECT 'f', p.oid, pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat(p.xmin, ' ',
+        pg_catalog.string_agg(m.text, ' ' ORDER BY m.text)), pg_catalog.getdatabaseencoding()))::pg_catalog.text
+      FROM pg_catalog.pg_proc p LEFT JOIN named m ON m.oid = p.oid AND m.class = 'pg_catalog.pg_proc'::pg_catalog.regclass
+     WHERE p.prosqlbody IS NOT NULL AND p.oid >= 16384 GROUP BY p.oid, p.xmin
 )
 SELECT pg_catalog.json_build_object(
   'versions', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(v.kind, v.oid::bigint, v.text, b.oid IS NOT NULL))
