@@ -201,6 +201,7 @@ fn every_known_bypass_is_tried() {
         include_str!("modify.rs"),
         include_str!("oracle.rs"),
         include_str!("people.rs"),
+        include_str!("overtaken.rs"),
         include_str!("proxied.rs"),
         include_str!("protocol.rs"),
         include_str!("secrets.rs"),

@@ -30,6 +30,7 @@ mod memory;
 mod modify;
 mod oracle;
 mod people;
+mod overtaken;
 mod pipes;
 mod proxied;
 mod protocol;

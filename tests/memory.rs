@@ -139,6 +139,32 @@ fn a_server_that_does_not_read_costs_no_more_than_the_bound() {
 }
 
 #[test]
+fn what_is_prepared_without_a_name_is_forgotten_when_it_is_replaced() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("analyst", "");
+    let round = |raw: &mut Raw| {
+        for _ in 0..200 {
+            raw.parse("", "SELECT id, name, grade, city FROM crm.customers WHERE id = $1");
+            raw.bind("", "", &["7"], &[]);
+            raw.execute("", 0);
+        }
+        raw.sync();
+        assert_eq!(raw.answer().error, None);
+        raw.received.clear();
+    };
+    for _ in 0..20 {
+        round(&mut raw);
+    }
+    let before = settled(&menshen);
+    for _ in 0..200 {
+        round(&mut raw);
+    }
+    let now = settled(&menshen);
+    println!("40000 statements: {before} KiB, then {now} KiB");
+    assert!(now <= before + 2 * 1024, "{before} KiB grew to {now} KiB");
+}
+
+#[test]
 fn a_large_message_costs_four_times_its_size_at_most() {
     const BYTES: usize = 30_000_000;
     let most = |run: &dyn Fn(&mut Raw)| {

@@ -12,6 +12,7 @@ use super::{Phase, Session, Taken};
 use crate::guard::{self, Plan, StatementKind, StatementPlan};
 use crate::meter::Layout;
 use crate::wire::frame::Frame;
+use crate::wire::message::RESULT_TYPE;
 use crate::wire::{Refusal, heads, message, shape};
 
 /// A text that PostgreSQL answers with a syntax error, in words for whoever reads its log.
@@ -189,6 +190,7 @@ impl Session {
             key,
             by_sql,
             turn: self.turn,
+            instead_of: None,
         })
     }
 
@@ -383,6 +385,17 @@ impl Session {
                 return Taken::Done;
             }
         }
+        match self.shows_the_same(&prepared) {
+            Some(true) => {}
+            Some(false) => {
+                self.refuse_extended(another_shape());
+                return Taken::Done;
+            }
+            None => {
+                self.hurry();
+                return Taken::Later(frame);
+            }
+        }
         let statement = if prepared.by_sql {
             prepared.inner(&name)
         } else {
@@ -482,9 +495,27 @@ impl Session {
         }
         let text = Arc::clone(&plan.text);
         let renewed = self.prepared(&prepared.text.clone(), prepared.types.clone(), plan, key, false);
+        let renewed = Arc::new(Prepared {
+            instead_of: Some(prepared.instead_of.clone().unwrap_or_else(|| Arc::clone(prepared))),
+            ..Arc::unwrap_or_clone(renewed)
+        });
         let bytes = message::parse(name, &text, &prepared.types);
         self.send_parse(bytes, name.to_owned(), Arc::clone(&renewed), true);
         Freshened::New(renewed)
+    }
+
+    /// Whether a statement that was prepared again under the client's feet has the columns that the client knows. `None`: the server has not
+    /// said yet.
+    fn shows_the_same(&self, prepared: &Prepared) -> Option<bool> {
+        let Some(old) = &prepared.instead_of else {
+            return Some(true);
+        };
+        // Where the first was never described, it never ran.
+        let Some(known) = self.shapes.get(&old.id) else {
+            return Some(true);
+        };
+        let new = self.shapes.get(&prepared.id)?;
+        Some(known.shown(old.statement().as_deref()) == new.shown(prepared.statement().as_deref()))
     }
 
     fn find_portal(&self, name: &str) -> Option<Portal> {
@@ -743,6 +774,15 @@ impl Portal {
             self.prepared.statement()
         }
     }
+}
+
+/// In the server's own words for it, by which drivers know to prepare again (plancache.c, RevalidateCachedQuery).
+fn another_shape() -> Refusal {
+    Refusal::unsupported(
+        RESULT_TYPE,
+        "cached plan must not change result type",
+        "prepare it again: the catalog or the policy has changed what it shows",
+    )
 }
 
 fn stale_prepared(name: &str) -> Refusal {

@@ -235,6 +235,8 @@ pub struct Session {
     shapes: Names<u64, owed::Shape>,
     next_prepared: u64,
     /// Extended-protocol messages went upstream since the last Sync.
+    /// How many were left when those that nothing can name were last forgotten.
+    shapes_kept: usize,
     pipeline: bool,
     /// Something in the open pipeline wrote.
     pipeline_wrote: bool,

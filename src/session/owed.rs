@@ -25,6 +25,8 @@ pub(super) struct Prepared {
     pub by_sql: bool,
     /// Made for a part of a query string ([`super::turns`]): characters that stand before it there.
     pub turn: Option<u32>,
+    /// Prepared again in the place of this one, whose columns the client knows: it must show the same.
+    pub instead_of: Option<Arc<Prepared>>,
 }
 
 impl Prepared {
@@ -94,9 +96,23 @@ pub(super) enum Shape {
     Rows {
         names: Vec<String>,
         origins: Vec<(u32, i16)>,
+        /// Type and type modifier of each.
+        types: Vec<(u32, i32)>,
         /// The plan that they have last been checked against, and where its hidden columns stand.
         checked: Option<(Arc<StatementPlan>, Arc<Layout>)>,
     },
+}
+
+impl Shape {
+    /// Names and types of the columns that the client sees.
+    pub fn shown(&self, plan: Option<&StatementPlan>) -> Vec<(&str, (u32, i32))> {
+        let Self::Rows { names, types, .. } = self else {
+            return Vec::new();
+        };
+        let hidden = |name: &str| plan.is_some_and(|p| p.meter.hidden.iter().any(|h| h.name == name));
+        let all = names.iter().map(String::as_str).zip(types.iter().copied());
+        all.filter(|(name, _)| !hidden(name)).collect()
+    }
 }
 
 /// A statement whose rows are on their way.

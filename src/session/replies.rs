@@ -175,6 +175,7 @@ impl Session {
             Some(Owed::Parse { .. }) => {
                 if let Some(Owed::Parse { own, name, prepared }) = self.owed.pop_front() {
                     self.statements.insert(name, prepared);
+                    self.forget_shapes();
                     if !own {
                         self.send_client(frame.bytes);
                     }
@@ -183,6 +184,36 @@ impl Session {
             Some(Owed::Probe { .. }) => {}
             _ => self.unowed(&frame),
         }
+    }
+
+    /// Shapes of statements that nothing can name any more: each Parse makes one, and the unnamed statement is only ever replaced.
+    fn forget_shapes(&mut self) {
+        const AT_LEAST: usize = 64;
+        if self.shapes.len() < self.shapes_kept.saturating_mul(2).max(AT_LEAST) {
+            return;
+        }
+        let of = |prepared: &Prepared| [Some(prepared.id), prepared.instead_of.as_ref().map(|old| old.id)];
+        let mut used = std::collections::HashSet::new();
+        used.extend(self.statements.values().flat_map(|p| of(p)));
+        used.extend(self.portals.values().flat_map(|p| of(&p.prepared)));
+        used.extend(self.owed.iter().flat_map(|owed| match owed {
+            Owed::Parse { prepared, .. }
+            | Owed::DescribeStatement {
+                prepared: Some((_, prepared)),
+            } => of(prepared),
+            Owed::Bind { portal, .. } => of(&portal.prepared),
+            Owed::Shape { id } => [Some(*id), None],
+            Owed::Execute { id, .. } => [*id, None],
+            Owed::DescribeStatement { prepared: None }
+            | Owed::DescribePortal { .. }
+            | Owed::Close { .. }
+            | Owed::Sync { .. }
+            | Owed::Query { .. }
+            | Owed::Probe { .. }
+            | Owed::Refused { .. } => [None, None],
+        }));
+        self.shapes.retain(|id, _| used.contains(&Some(*id)));
+        self.shapes_kept = self.shapes.len();
     }
 
     fn bind_complete(&mut self, frame: Frame) {
@@ -214,7 +245,10 @@ impl Session {
                 if let Some(name) = statement
                     && let Some(gone) = self.statements.remove(&name)
                 {
-                    self.shapes.remove(&gone.id);
+                    // What is prepared again must show what this has shown.
+                    if !own {
+                        self.shapes.remove(&gone.id);
+                    }
                     self.portals.retain(|_, p| p.prepared.id != gone.id);
                 }
                 if let Some(name) = portal {
@@ -249,6 +283,7 @@ impl Session {
                     let rows = Shape::Rows {
                         names: columns.iter().map(name).collect(),
                         origins: columns.iter().map(|c| (c.relation, c.attribute)).collect(),
+                        types: columns.iter().map(Column::of_type).collect(),
                         checked: None,
                     };
                     self.shapes.insert(id, rows);

@@ -216,6 +216,7 @@ impl Session {
             portals: Names::default(),
             cursors: Names::default(),
             shapes: Names::default(),
+            shapes_kept: 0,
             next_prepared: 0,
             pipeline: false,
             pipeline_wrote: false,

@@ -18,6 +18,17 @@ pub struct Column<'b> {
     rest: &'b [u8],
 }
 
+impl Column<'_> {
+    /// Number of its type, and type modifier.
+    #[must_use]
+    pub fn of_type(&self) -> (u32, i32) {
+        let mut rest = self.rest;
+        let ty = rest.try_get_u32().unwrap_or_default();
+        let _length = rest.try_get_i16();
+        (ty, rest.try_get_i32().unwrap_or(-1))
+    }
+}
+
 /// The columns of one.
 pub type Columns<'b> = SmallVec<[Column<'b>; 16]>;
 

@@ -147,6 +147,9 @@ pub fn framed(kind: u8, body: &[u8]) -> Bytes {
     packet.freeze()
 }
 
+/// Rule of a prepared statement that would show other columns than before.
+pub const RESULT_TYPE: &str = "result-type";
+
 /// A refusal as ErrorResponse.
 #[must_use]
 pub fn error(refusal: &Refusal, severity: &str) -> Bytes {
@@ -162,6 +165,10 @@ pub fn error(refusal: &Refusal, severity: &str) -> Bytes {
     }
     if let Some(position) = refusal.position {
         fields.push((b'P', position.to_string()));
+    }
+    if refusal.rule == RESULT_TYPE {
+        // Drivers tell it from others of its SQLSTATE by the routine that raises it in PostgreSQL.
+        fields.push((b'R', "RevalidateCachedQuery".to_owned()));
     }
     encode(&ErrorResponse::new(fields))
 }
