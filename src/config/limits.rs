@@ -8,7 +8,7 @@ use crate::policy::reader::{Reader, Section};
 /// Limits on clients. What is `None` is not limited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// `statement_bytes_max`. *Default and most: 262144*
+    /// `statement_bytes_max`: one query string. *Default: 16 MiB; most: 128 MiB*
     pub statement_bytes_max: usize,
     /// `sessions_max`: connections in all, from accept to the end. *Default: 1000*
     pub sessions_max: usize,
@@ -46,7 +46,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            statement_bytes_max: crate::guard::parse::STATEMENT_BYTES_MAX,
+            statement_bytes_max: crate::guard::parse::STATEMENT_BYTES_DEFAULT,
+            message_bytes_max: frame::FRONTEND_BYTES_MAX,
             sessions_max: 1000,
             unauthenticated_max: 500,
             sessions_per_login_max: None,
@@ -117,8 +118,20 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Limits {
             "tcp_user_timeout_seconds",
         ],
     );
-    let bytes = limits.statement_bytes_max as u64;
-    limits.statement_bytes_max = size(bounded(reader, &section, "statement_bytes_max", bytes, 1024, bytes));
+    let (default, most) = (
+        limits.statement_bytes_max as u64,
+        crate::guard::parse::STATEMENT_BYTES_MAX as u64,
+    );
+    limits.statement_bytes_max = size(bounded(reader, &section, "statement_bytes_max", default, 1024, most));
+    let (default, most) = (limits.message_bytes_max as u64, frame::BACKEND_BYTES_MAX as u64);
+    limits.message_bytes_max = size(bounded(
+        reader,
+        &section,
+        "message_bytes_max",
+        default,
+        1024 * 1024,
+        most,
+    ));
     let sessions = bounded(reader, &section, "sessions_max", 1000, 1, MOST);
     limits.sessions_max = size(sessions);
     let half = (sessions / 2).max(1);

@@ -18,6 +18,7 @@ mod ground;
 mod judge;
 mod lineage;
 pub mod live;
+pub mod outside;
 pub mod parse;
 pub mod plan;
 pub mod protected;

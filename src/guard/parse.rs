@@ -6,12 +6,17 @@
 
 use pg_query::protobuf::{ScanToken, Token};
 
+use super::outside::bytes_outside_literals;
 use super::statement::{Class, classify};
 use super::tree::Tree;
 use crate::wire::Refusal;
 
-/// Most bytes of one query string.
-pub const STATEMENT_BYTES_MAX: usize = 256 * 1024;
+/// Most bytes of one query string, where the configuration says nothing else: mostly literals, or it is refused by the next limit.
+pub const STATEMENT_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
+/// Most bytes that the configuration may allow. Reading takes several times as much.
+pub const STATEMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Most bytes of one query string outside of its literals: each may be a token.
+pub const BYTES_OUTSIDE_LITERALS_MAX: usize = 256 * 1024;
 /// Most tokens of one query string.
 pub const TOKENS_MAX: usize = 60_000;
 /// Most statements of one query string.
@@ -84,6 +89,12 @@ pub fn parse(text: &str) -> Result<Parsed, Refusal> {
             &format!("query string is longer than {STATEMENT_BYTES_MAX} bytes"),
         ));
     }
+    if text.len() > BYTES_OUTSIDE_LITERALS_MAX && bytes_outside_literals(text) > BYTES_OUTSIDE_LITERALS_MAX {
+        return Err(too_much(
+            "statement-bytes",
+            &format!("query string has more than {BYTES_OUTSIDE_LITERALS_MAX} bytes outside of its literals"),
+        ));
+    }
     if text.contains('\0') {
         return Err(syntax("query string holds a zero byte", None));
     }
@@ -141,7 +152,7 @@ pub fn scan(text: &str) -> Result<Vec<ScanToken>, pg_query::Error> {
 /// Trees and classes of the statements. The typed tree is dropped here, where its depth is borne.
 fn trees(text: &str) -> Result<(Vec<Tree>, Vec<Class>), Refusal> {
     let typed = pg_query::parse(text, pg_query::ParserOptions::default())
-        .map_err(|e| syntax(&plain(&e), None))?
+        .map_err(|e| unread(&e))?
         .protobuf;
     let statements = typed
         .stmts
@@ -156,10 +167,7 @@ fn trees(text: &str) -> Result<(Vec<Tree>, Vec<Class>), Refusal> {
             )
         })?;
     if statements.iter().any(|s| s.depth() > DEPTH_MAX) {
-        return Err(Refusal {
-            sqlstate: "54001",
-            ..too_much("statement-depth", "statement is nested too deeply to be judged")
-        });
+        return Err(too_deep());
     }
     let classes = typed
         .stmts
@@ -172,6 +180,22 @@ fn trees(text: &str) -> Result<(Vec<Tree>, Vec<Class>), Refusal> {
         })
         .collect();
     Ok((statements, classes))
+}
+
+/// The parser's own limit of depth is no error of syntax, as it is none of PostgreSQL's (stack_depth.c).
+fn unread(error: &pg_query::Error) -> Refusal {
+    let words = plain(error);
+    if words.starts_with("stack depth limit exceeded") || words.starts_with("parse tree is nested too deeply") {
+        return too_deep();
+    }
+    syntax(&words, None)
+}
+
+fn too_deep() -> Refusal {
+    Refusal {
+        sqlstate: "54001",
+        ..too_much("statement-depth", "statement is nested too deeply to be judged")
+    }
 }
 
 fn plain(error: &pg_query::Error) -> String {
@@ -233,10 +257,27 @@ mod tests {
 
     #[test]
     fn limits_hold_to_the_byte_the_token_and_the_statement() {
-        let bytes = |n: usize| format!("SELECT '{}'", "x".repeat(n - 9));
+        let bytes = |n: usize| format!("SELECT {}1", " ".repeat(n - 8));
         assert_eq!(bytes(100).len(), 100);
         assert_eq!(rule(&bytes(256 * 1024)), "");
         assert_eq!(rule(&bytes(256 * 1024 + 1)), "statement-bytes");
+        // Literals are not counted.
+        assert_eq!(
+            rule(&format!(
+                "{} + length('{}')",
+                bytes(256 * 1024 - 11),
+                "x".repeat(1_000_000)
+            )),
+            ""
+        );
+        assert_eq!(
+            rule(&format!(
+                "{} + length('{}')",
+                bytes(256 * 1024 - 10),
+                "x".repeat(1_000_000)
+            )),
+            "statement-bytes"
+        );
         // `SELECT 1,1` has four tokens.
         let tokens = |n: usize| format!("SELECT {}", vec!["1"; n / 2].join(","));
         assert_eq!(rule(&tokens(TOKENS_MAX)), "");

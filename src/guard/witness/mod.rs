@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserOptions};
 
-/// Longer texts are not read a second time.
+use super::outside::bytes_outside_literals;
+
+/// Texts with more bytes outside of literals are not read a second time.
 const BYTES_MAX: usize = 64 * 1024;
 /// More tokens could make a tree deeper than the stack of [`STACK_BYTES`] bears: `sqlparser` does not bound chains of operators.
 const TOKENS_MAX: usize = 8_000;
@@ -61,7 +63,7 @@ pub enum Testimony {
 /// Why the witness could not read a text. Never its own words: they quote the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// Longer than [`BYTES_MAX`].
+    /// Outside of literals longer than [`BYTES_MAX`].
     Bytes,
     /// More tokens than [`TOKENS_MAX`].
     Tokens,
@@ -146,7 +148,7 @@ impl fmt::Display for Objection {
 /// Reads the client's text and compares.
 #[must_use]
 pub fn object(text: &str, accounted: &Accounted) -> Testimony {
-    if text.len() > BYTES_MAX {
+    if text.len() > BYTES_MAX && bytes_outside_literals(text) > BYTES_MAX {
         return abstain(Cause::Bytes);
     }
     let shallow = match super::parse::scan(text) {

@@ -1,0 +1,126 @@
+//! How much of a text is outside of its literals: what reading it may cost, told before anything is read.
+//!
+//! A literal is one token however long it is; outside of literals there may be a token in every byte. What is counted here decides nothing but
+//! whether a text is too large to be given to the scanner: the scanner says what is a literal.
+
+/// Bytes of a text outside of string literals, `E'…'` and `$tag$…$tag$`. Comments and quoted names are outside, and hide quotes.
+#[must_use]
+pub fn bytes_outside_literals(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut outside = 0;
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let (length, literal) = match byte {
+            b'\'' => (quoted(rest, b'\'', is_escape(bytes, at)), true),
+            b'"' => (quoted(rest, b'"', false), false),
+            b'-' if rest.starts_with(b"--") => (position(rest, b"\n").unwrap_or(rest.len()), false),
+            b'/' if rest.starts_with(b"/*") => (comment(rest), false),
+            b'$' if !continues_name(bytes, at) => dollar(rest).map_or((1, false), |length| (length, true)),
+            _ => (1, false),
+        };
+        if !literal {
+            outside += length;
+        }
+        at += length;
+    }
+    outside
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+fn continues_name(bytes: &[u8], at: usize) -> bool {
+    at.checked_sub(1)
+        .and_then(|before| bytes.get(before))
+        .is_some_and(|b| is_name_byte(*b))
+}
+
+/// Whether the quote at a place begins a literal with backslash escapes: behind an `E` that is not part of a name.
+fn is_escape(bytes: &[u8], at: usize) -> bool {
+    let Some(before) = at.checked_sub(1) else { return false };
+    matches!(bytes.get(before), Some(b'e' | b'E')) && !continues_name(bytes, before)
+}
+
+/// Length of what is quoted, both quotes included. A doubled quote is two pieces, which comes to the same.
+fn quoted(bytes: &[u8], quote: u8, escapes: bool) -> usize {
+    let mut at = 1;
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        if *byte == quote {
+            if bytes.get(at) != Some(&quote) {
+                break;
+            }
+            at += 1;
+        } else if escapes && *byte == b'\\' {
+            at += 1;
+        }
+    }
+    at.min(bytes.len())
+}
+
+fn position(bytes: &[u8], of: &[u8]) -> Option<usize> {
+    bytes.windows(of.len()).position(|window| window == of)
+}
+
+/// Length of a comment. They nest.
+fn comment(bytes: &[u8]) -> usize {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        if rest.starts_with(b"/*") {
+            depth += 1;
+            at += 2;
+        } else if rest.starts_with(b"*/") {
+            depth = depth.saturating_sub(1);
+            at += 2;
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += 1;
+        }
+    }
+    bytes.len()
+}
+
+/// Length of a `$tag$…$tag$` that begins here, if one does.
+fn dollar(bytes: &[u8]) -> Option<usize> {
+    let tag = bytes.get(1..)?.iter().position(|b| *b == b'$')? + 2;
+    let (delimiter, body) = bytes.split_at_checked(tag)?;
+    let name = delimiter.get(1..tag - 1)?;
+    if name.first().is_some_and(u8::is_ascii_digit) || !name.iter().all(|b| is_name_byte(*b)) {
+        return None;
+    }
+    Some(position(body, delimiter).map_or(bytes.len(), |end| tag + end + tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_literals_is_not_counted() {
+        for (text, outside) in [
+            ("SELECT 1", 8),
+            ("'xx'", 0),
+            ("a'x''y'b", 2),
+            ("e'x\\'y'", 1),
+            // Not behind a name that ends with an e: the second quote ends it.
+            ("type'x\\'y'", 5),
+            ("\"a'b\"'x'", 5),
+            ("--'\n'x'", 4),
+            ("/*'/*'*/'*/'x'", 11),
+            ("$$x'$$", 0),
+            ("$a$x$$y$a$", 0),
+            ("$1'x'", 2),
+            ("x$a$y$a$", 8),
+            ("'open", 0),
+            ("$a$open", 0),
+            ("/* open '", 9),
+        ] {
+            assert_eq!(bytes_outside_literals(text), outside, "{text}");
+        }
+    }
+}
