@@ -189,6 +189,7 @@ fn every_known_bypass_is_tried() {
         include_str!("grants.rs"),
         include_str!("introspection.rs"),
         include_str!("jdbc.rs"),
+        include_str!("large.rs"),
         include_str!("../src/guard/tests.rs"),
         include_str!("../src/guard/witness/tests.rs"),
         include_str!("../src/meter/copy.rs"),

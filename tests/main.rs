@@ -22,6 +22,7 @@ mod grants;
 mod harness;
 mod introspection;
 mod jdbc;
+mod large;
 mod layout;
 mod lifecycle;
 mod limits;

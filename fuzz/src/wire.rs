@@ -73,6 +73,7 @@ impl Conversation {
             token_key: [7; 32],
             nonce: "00".repeat(16),
             statement_bytes_max: 16 * 1024,
+            message_bytes_max: frame::FRONTEND_BYTES_MAX,
             require_auth: Default::default(),
         };
         let (session, _) = Session::new(&startup, settings);

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::bounded;
 use crate::policy::reader::{Reader, Section};
+use crate::wire::frame;
 
 /// Limits on clients. What is `None` is not limited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// `statement_bytes_max`: one query string. *Default: 16 MiB; most: 128 MiB*
     pub statement_bytes_max: usize,
+    /// `message_bytes_max`: one message of a client: a parameter, a piece of COPY. *Default: 64 MiB; most: PostgreSQL's own, 1 GiB*
+    pub message_bytes_max: usize,
     /// `sessions_max`: connections in all, from accept to the end. *Default: 1000*
     pub sessions_max: usize,
     /// `unauthenticated_max`: of them, those whose login the server has not accepted yet. *Default: half of `sessions_max`*
@@ -101,6 +104,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Limits {
         &section,
         &[
             "statement_bytes_max",
+            "message_bytes_max",
             "sessions_max",
             "unauthenticated_max",
             "sessions_per_login_max",

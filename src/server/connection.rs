@@ -32,6 +32,8 @@ use crate::wire::{Refusal, message};
 const PENDING_BYTES_MAX: usize = 256 * 1024;
 /// What a cancel request to the server may take.
 const CANCEL_MAX: Duration = Duration::from_secs(10);
+/// A client that has been told the last words may go on sending for so long.
+const LINGER: Duration = Duration::from_secs(2);
 
 pub(super) fn failure(sqlstate: &'static str, rule: &'static str, message: String) -> Refusal {
     Refusal {
@@ -142,6 +144,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         token_key: shared.token_key,
         nonce: hex::encode(nonce),
         statement_bytes_max: limits.statement_bytes_max,
+        message_bytes_max: limits.message_bytes_max,
         require_auth: shared.live.load().upstream.require_auth.clone(),
     };
     let id = settings.id;
@@ -347,6 +350,10 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     };
     let _late = tokio::time::timeout(Duration::from_secs(2), last).await;
     let _closed = tokio::time::timeout(Duration::from_secs(1), client_writes.shutdown()).await;
+    // What the client is still sending is read and dropped: the kernel would answer it with a reset, which takes back the last words.
+    if connection.closing {
+        let _late = tokio::time::timeout(LINGER, tokio::io::copy(&mut client_reads, &mut tokio::io::sink())).await;
+    }
     let _closed = tokio::time::timeout(Duration::from_secs(1), server_writes.shutdown()).await;
 }
 

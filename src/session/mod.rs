@@ -67,6 +67,8 @@ pub struct Settings {
     pub nonce: String,
     /// Most bytes of one statement.
     pub statement_bytes_max: usize,
+    /// Most bytes of one message from the client.
+    pub message_bytes_max: usize,
     /// How the server may ask who is there.
     pub require_auth: RequireAuth,
 }
@@ -233,10 +235,10 @@ pub struct Session {
     cursors: Names<String, Cursor>,
     /// RowDescriptions as the server gave them, by number of the prepared statement.
     shapes: Names<u64, owed::Shape>,
-    next_prepared: u64,
-    /// Extended-protocol messages went upstream since the last Sync.
     /// How many were left when those that nothing can name were last forgotten.
     shapes_kept: usize,
+    next_prepared: u64,
+    /// Extended-protocol messages went upstream since the last Sync.
     pipeline: bool,
     /// Something in the open pipeline wrote.
     pipeline_wrote: bool,
@@ -281,11 +283,11 @@ impl Session {
     /// Client bytes: consumes whole messages from the buffer.
     pub fn client_bytes(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
         loop {
-            match frame::next(bytes, frame::FRONTEND_BYTES_MAX) {
+            match frame::next(bytes, self.settings.message_bytes_max) {
                 Ok(Some(frame)) => self.client.push_back(frame),
                 Ok(None) => break,
                 Err(bad) => {
-                    self.violation(&bad.to_string());
+                    self.bad_length(&bad);
                     break;
                 }
             }
@@ -488,6 +490,26 @@ impl Session {
 
     fn note(&mut self, note: Note) {
         self.out.push(Action::Note(Box::new(note)));
+    }
+
+    /// A message of the client claims a length that it may not have.
+    fn bad_length(&mut self, bad: &frame::BadLength) {
+        let most = self.settings.message_bytes_max;
+        let is_postgres_own = |length: i64| (0..=0x3fff_ffff).contains(&length);
+        if self.phase == Phase::Closed || bad.length < 4 || !is_postgres_own(bad.length) {
+            return self.violation(&bad.to_string());
+        }
+        let refusal = Refusal {
+            sqlstate: "54000",
+            ..Refusal::unsupported(
+                "message-bytes",
+                format!("a message of {} bytes is longer than {most} bytes", bad.length),
+                "send it in smaller parts, or have message_bytes_max raised in [limits] of Menshen's configuration; the connection is closed",
+            )
+        };
+        self.note_refused(&refusal);
+        self.send_client(message::error(&refusal, "FATAL"));
+        self.close(Some(refusal.message));
     }
 
     /// A message that the protocol does not allow here. Fail closed.

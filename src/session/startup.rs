@@ -249,6 +249,7 @@ impl Session {
             token_key: [0; 32],
             nonce: String::new(),
             statement_bytes_max: 0,
+            message_bytes_max: 0,
             require_auth: RequireAuth::default(),
         };
         let nobody = Startup {

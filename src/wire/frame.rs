@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Most bytes of one message from a client. PostgreSQL allows 1 GB; a statement is bounded far below, COPY data comes in pieces.
+/// Most bytes of one message from a client, where the configuration says nothing else. PostgreSQL allows 1 GB.
 pub const FRONTEND_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most bytes of one message from the server: a row may hold values of up to 1 GB.
 pub const BACKEND_BYTES_MAX: usize = 0x3fff_ffff;
