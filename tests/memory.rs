@@ -191,6 +191,40 @@ fn a_large_message_costs_four_times_its_size_at_most() {
     });
 }
 
+#[test]
+fn a_large_answer_costs_no_more_than_the_bound() {
+    // MENSHEN_STREAM_MIB=10240 streams 10 GiB: some minutes without optimization.
+    let mib: u64 = std::env::var("MENSHEN_STREAM_MIB").map_or(256, |m| m.parse().unwrap());
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("analyst", "");
+    let ask = |raw: &mut Raw, rows: u64| {
+        let text = format!("SELECT g, repeat('x', 1048560) FROM generate_series(1, {rows}) g\0");
+        raw.send(b'Q', text.as_bytes());
+        let (mut most, mut bytes) = (0, 0);
+        loop {
+            let message = raw.next().unwrap();
+            raw.received.clear();
+            match message.kind {
+                b'D' => bytes += message.body.len() as u64,
+                b'Z' => return (most, bytes),
+                b'E' => panic!("{}", String::from_utf8_lossy(&message.body)),
+                _ => {}
+            }
+            if bytes >> 20 & 63 == 0 {
+                most = most.max(menshen.rss_kib());
+            }
+        }
+    };
+    ask(&mut raw, 20);
+    let before = settled(&menshen);
+    let (most, bytes) = ask(&mut raw, mib);
+    println!("{bytes} bytes: {before} KiB, then {most} KiB at most");
+    assert!(
+        bytes >= mib * 1_000_000 && most <= before + BOUND_KIB,
+        "{before} KiB grew to {most} KiB"
+    );
+}
+
 /// A server that lets everybody in and says no more. The service login is passed on to a real one.
 async fn lenient(mut client: tokio::net::TcpStream, real: u16) -> std::io::Result<()> {
     let mut startup;

@@ -127,6 +127,12 @@ pub fn difference(got: &Answer, wanted: &Answer, ordered: bool) -> Option<String
             return Some(format!("column {name} has type {a} instead of {b}"));
         }
     }
+    if got.modifiers != wanted.modifiers {
+        return Some(format!(
+            "lengths and modifiers of types {:?} instead of {:?}",
+            got.modifiers, wanted.modifiers
+        ));
+    }
     if got.tag != wanted.tag {
         return Some(format!("tag {} instead of {}", got.tag, wanted.tag));
     }

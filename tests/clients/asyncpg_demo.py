@@ -42,6 +42,15 @@ async def main():
     assert await conn.fetchval("SELECT item FROM crm.orders WHERE id = 80001") == "r"
     assert await conn.fetchval("SELECT count(*) FROM crm.products") == 50
     await conn.close()
+
+    # Notifications come while the client is idle.
+    conn, other, heard = await connect("support"), await connect("analyst"), asyncio.Queue()
+    await conn.add_listener("shop", lambda _conn, _pid, channel, payload: heard.put_nowait((channel, payload)))
+    for n in range(3):
+        await other.execute(f"NOTIFY shop, 'number {n}'")
+        assert await asyncio.wait_for(heard.get(), 20) == ("shop", f"number {n}")
+    await conn.close()
+    await other.close()
     print("all right")
 
 

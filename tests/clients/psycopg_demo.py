@@ -53,6 +53,15 @@ with connect("support", "-c menshen.purpose=customer_service -c menshen.case=CS-
     conn.rollback()
     assert conn.execute("SELECT 1").fetchone() == (1,)
 
+with connect("support") as conn, connect("analyst") as other:
+    # Notifications come while the client is idle.
+    conn.autocommit = other.autocommit = True
+    conn.execute("LISTEN shop")
+    for n in range(3):
+        other.execute(f"NOTIFY shop, 'number {n}'")
+        heard = list(conn.notifies(timeout=20, stop_after=1))
+        assert [(h.channel, h.payload) for h in heard] == [("shop", f"number {n}")], heard
+
 with connect("intern") as conn:
     try:
         conn.execute("SELECT phone FROM crm.customers")

@@ -29,6 +29,8 @@ pub struct Answer {
     pub columns: Vec<(String, u32)>,
     /// The table and column that each column is, as RowDescription says.
     pub origins: Vec<(u32, i16)>,
+    /// Length and modifier of each one's type.
+    pub modifiers: Vec<(i16, i32)>,
     pub rows: Vec<Vec<Option<Vec<u8>>>>,
     pub tag: String,
     pub suspended: bool,
@@ -250,7 +252,10 @@ impl Raw {
             let message = self.next().unwrap_or_else(|e| panic!("{e}; so far {answer:?}"));
             match message.kind {
                 b'T' => {
-                    (answer.columns, answer.origins) = columns(&message.body).into_iter().unzip();
+                    let all = columns(&message.body);
+                    answer.columns = all.iter().map(|c| c.0.clone()).collect();
+                    answer.origins = all.iter().map(|c| c.1).collect();
+                    answer.modifiers = all.iter().map(|c| c.2).collect();
                     answer.rows.clear();
                 }
                 b'D' => answer.rows.push(cells(&message.body)),
@@ -283,8 +288,10 @@ fn string(body: &mut &[u8]) -> String {
     text
 }
 
-/// Name and type, and the table and column that it is.
-fn columns(mut body: &[u8]) -> Vec<((String, u32), (u32, i16))> {
+/// Name and type, the table and column that it is, and length and modifier of the type.
+type Column = ((String, u32), (u32, i16), (i16, i32));
+
+fn columns(mut body: &[u8]) -> Vec<Column> {
     let count = i16::from_be_bytes(body[..2].try_into().unwrap());
     body = &body[2..];
     (0..count)
@@ -293,8 +300,10 @@ fn columns(mut body: &[u8]) -> Vec<((String, u32), (u32, i16))> {
             let table = u32::from_be_bytes(body[..4].try_into().unwrap());
             let column = i16::from_be_bytes(body[4..6].try_into().unwrap());
             let ty = u32::from_be_bytes(body[6..10].try_into().unwrap());
+            let length = i16::from_be_bytes(body[10..12].try_into().unwrap());
+            let modifier = i32::from_be_bytes(body[12..16].try_into().unwrap());
             body = &body[18..];
-            ((name, ty), (table, column))
+            ((name, ty), (table, column), (length, modifier))
         })
         .collect()
 }
