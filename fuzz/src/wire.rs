@@ -126,7 +126,7 @@ impl Conversation {
                 }
                 Action::Charge(request) => {
                     assert!(self.charging.is_none(), "two charges at once");
-                    self.charging = Some(request.rows.len());
+                    self.charging = Some(request.shown.len());
                 }
                 Action::Admitted => self.session.set_judge(Arc::clone(&self.judge) as Arc<dyn Judge>),
                 Action::RefreshCatalog(number) => {
@@ -160,7 +160,9 @@ impl Conversation {
                 new_people: Vec::new(),
                 estimated: 0,
             };
-            let actions = self.session.charged(Ok(charged), Timestamp::UNIX_EPOCH);
+            let actions = self
+                .session
+                .charged(Ok(charged), &mut self.answers, Timestamp::UNIX_EPOCH);
             self.perform(actions);
         }
     }

@@ -2,9 +2,11 @@
 //! release. [`pack`] holds the law's numbers as data.
 
 pub mod pack;
+pub mod shown;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod today;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -16,27 +18,9 @@ use sha2::Sha256;
 
 use crate::policy::Limit;
 pub use pack::{Categories, Pack};
+pub use shown::{Exposure, Kind, Person, Shown};
 use store::{Days, Embedded, PersonHash, Store, Write};
-
-/// Whom a row is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Person {
-    /// The person key's text, as PostgreSQL's output function wrote it. Never stored: the ledger keeps a keyed hash.
-    Key(Box<[u8]>),
-    /// Cannot be told: counts as that many new people (over-counting is allowed and marked).
-    Unknown(u64),
-}
-
-/// One person's data in one row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exposure {
-    /// The person space: `schema.relation` whose people these are.
-    pub space: Arc<str>,
-    /// Who.
-    pub person: Person,
-    /// Legal categories shown.
-    pub categories: Categories,
-}
+use today::{Quick, QuickKey, Today};
 
 /// A batch of rows that wait for release, in the order of the answer.
 #[derive(Debug)]
@@ -47,8 +31,8 @@ pub struct ChargeRequest {
     pub limits: Arc<[Limit]>,
     /// True where the account is under a sanction (art. 5(1)(9)): its line is the pack's `prior_sanction`.
     pub sanctioned: bool,
-    /// One entry a row: the people it shows.
-    pub rows: Vec<Vec<Exposure>>,
+    /// Whom they show.
+    pub shown: Shown,
     /// The moment, for windows.
     pub now: jiff::Timestamp,
 }
@@ -116,7 +100,9 @@ pub enum LedgerError {
 /// The ledger of one proxy. Shared by all sessions; `charge` returns only after the charge is durable.
 pub struct Ledger {
     store: Box<dyn Store>,
-    key: [u8; 32],
+    /// With the key in it.
+    mac: Hmac<Sha256>,
+    quick: QuickKey,
     accounts: DashMap<String, Arc<Mutex<Account>>>,
 }
 
@@ -129,12 +115,41 @@ const UNKNOWN_MAX: u64 = 1_000_000;
 #[derive(Default)]
 struct Account {
     loaded: bool,
-    people: HashMap<PersonHash, Days>,
+    people: People,
+    today: Today,
+    /// Limits that it has been held against since its numbers changed last: what they announce is announced.
+    settled: Vec<Settled>,
     /// Shares already announced, by limit and share; a score that falls below takes its share out.
     announced: HashSet<(String, u64)>,
     /// Sums by window, for the day they were made on.
     tallies: HashMap<u32, Tally>,
     day: u32,
+}
+
+/// A hash needs little hashing.
+type People = HashMap<PersonHash, Days, foldhash::fast::RandomState>;
+
+struct Settled {
+    pack: Arc<Pack>,
+    limits: Arc<[Limit]>,
+    sanctioned: bool,
+}
+
+impl Settled {
+    fn is(&self, pack: &Arc<Pack>, request: &ChargeRequest) -> bool {
+        let same = Arc::ptr_eq(&self.limits, &request.limits) || self.limits == request.limits;
+        same && self.sanctioned == request.sanctioned && Arc::ptr_eq(&self.pack, pack)
+    }
+}
+
+/// Sets of limits that are remembered of one account.
+const SETTLED_MAX: usize = 16;
+
+/// A person that has not been shown so today: by the hash that is kept, and by today's.
+struct Fresh {
+    person: PersonHash,
+    quick: Option<Quick>,
+    shown: Categories,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -156,24 +171,52 @@ impl Ledger {
     /// # Errors
     /// Where the store cannot be opened.
     pub fn open(path: &Path, key: &[u8; 32]) -> Result<Self, LedgerError> {
-        Ok(Self::with_store(Box::new(Embedded::open(path)?), key))
+        Self::with_store(Box::new(Embedded::open(path)?), key)
     }
 
     /// A ledger on any store.
-    #[must_use]
-    pub fn with_store(store: Box<dyn Store>, key: &[u8; 32]) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Without randomness.
+    pub fn with_store(store: Box<dyn Store>, key: &[u8; 32]) -> Result<Self, LedgerError> {
+        Ok(Self {
             store,
-            key: *key,
+            mac: Hmac::new_from_slice(key).map_err(|e| LedgerError::Store(e.to_string()))?,
+            quick: QuickKey::new()?,
             accounts: DashMap::new(),
+        })
+    }
+
+    /// Charges rows that show nobody new, which changes nothing and needs no disk. `None`: use [`Ledger::charge`]. Never blocks.
+    #[must_use]
+    pub fn charge_known(&self, pack: &Arc<Pack>, request: &ChargeRequest) -> Option<Charged> {
+        let shared = Arc::clone(self.accounts.get(&*request.account)?.value());
+        let account = shared.try_lock().ok()?;
+        let same_day = account.loaded && account.day == day_of(request.now);
+        if !same_day || !account.settled.iter().any(|s| s.is(pack, request)) {
+            return None;
         }
+        let kinds = self.quick.of(request.shown.kinds());
+        let known = |exposure: Exposure<'_>| match exposure.person {
+            Person::Key(key) => kinds
+                .get(exposure.kind)
+                .is_some_and(|kind| account.today.knows(kind.hash(key), kind.categories)),
+            Person::Unknown(count) => count == 0,
+        };
+        request.shown.people().all(known).then(|| Charged {
+            released: request.shown.len(),
+            crossings: Vec::new(),
+            stopped: None,
+            new_people: Vec::new(),
+            estimated: 0,
+        })
     }
 
     /// Charges rows in order, as far as the limits allow, durably. Blocking: call it off the reactor.
     ///
     /// # Errors
     /// Where the store fails: nothing may be released.
-    pub fn charge(&self, pack: &Pack, request: &ChargeRequest) -> Result<Charged, LedgerError> {
+    pub fn charge(&self, pack: &Arc<Pack>, request: &ChargeRequest) -> Result<Charged, LedgerError> {
         let shared = self.account(&request.account);
         let mut account = lock(&shared);
         self.load(&mut account, &request.account)?;
@@ -190,12 +233,16 @@ impl Ledger {
             new_people: vec![0; pack.categories.len()],
             estimated: 0,
         };
-        let mut writes: HashMap<PersonHash, Days> = HashMap::new();
-        for row in &request.rows {
-            let (people, unknown) = self.identify(row)?;
-            if let Some((limit, line)) = request.limits.iter().zip(&lines).find(|(_, line)| {
+        let kinds = self.quick.of(request.shown.kinds());
+        let mut fresh: Vec<Fresh> = Vec::new();
+        let mut writes: HashMap<PersonHash, Days, foldhash::fast::RandomState> = HashMap::default();
+        for row in request.shown.rows() {
+            fresh.clear();
+            let unknown = self.identify(row, &request.shown, &kinds, &account.today, &mut fresh)?;
+            let mut ends = request.limits.iter().zip(&lines);
+            if let Some((limit, line)) = ends.find(|(_, line)| {
                 line.stop
-                    .is_some_and(|stop| account.would_reach(pack, line.days, &people, today, stop))
+                    .is_some_and(|stop| account.would_reach(pack, line.days, &fresh, today, stop))
             }) {
                 charged.stopped = Some(Stopped {
                     limit: limit.name.clone(),
@@ -203,8 +250,8 @@ impl Ledger {
                 });
                 break;
             }
-            for (person, shown) in people {
-                account.show(pack, person, shown, today, &mut charged.new_people, &mut writes);
+            for person in &fresh {
+                account.show(pack, person, today, &mut charged.new_people, &mut writes);
             }
             charged.estimated += unknown;
             charged.released += 1;
@@ -213,15 +260,29 @@ impl Ledger {
             account.cross(pack, limit, line, request.sanctioned, &mut charged.crossings);
         }
         if !writes.is_empty() {
+            let mut people: Vec<(PersonHash, Days)> = writes.into_iter().collect();
+            // In the order of the store's tree: pages are visited once.
+            people.sort_unstable_by_key(|(person, _)| *person);
             let write = Write {
                 account: request.account.to_string(),
-                people: writes.into_iter().collect(),
+                people,
             };
             if let Err(error) = self.store.write(write) {
                 // What memory holds and the disk does not is forgotten: the account is read again.
                 *account = Account::default();
                 return Err(error);
             }
+            account.settled.clear();
+        }
+        if !account.settled.iter().any(|s| s.is(pack, request)) {
+            if account.settled.len() >= SETTLED_MAX {
+                account.settled.clear();
+            }
+            account.settled.push(Settled {
+                pack: Arc::clone(pack),
+                limits: Arc::clone(&request.limits),
+                sanctioned: request.sanctioned,
+            });
         }
         Ok(charged)
     }
@@ -263,37 +324,60 @@ impl Ledger {
 
     fn load(&self, account: &mut Account, name: &str) -> Result<(), LedgerError> {
         if !account.loaded {
-            account.people = self.store.load(name)?;
+            account.people = self.store.load(name)?.into_iter().collect();
             account.loaded = true;
         }
         Ok(())
     }
 
-    /// The keyed hashes of a row's people with what is shown of each, and how many of them have no known key.
-    fn identify(&self, row: &[Exposure]) -> Result<(Vec<(PersonHash, Categories)>, u64), LedgerError> {
-        let mut people: Vec<(PersonHash, Categories)> = Vec::with_capacity(row.len());
+    /// Those of a row's people that have not been shown so today, and how many of the row's have no known key.
+    fn identify<'r>(
+        &self,
+        row: impl Iterator<Item = Exposure<'r>>,
+        shown: &Shown,
+        kinds: &[today::OfKind],
+        today: &Today,
+        fresh: &mut Vec<Fresh>,
+    ) -> Result<u64, LedgerError> {
+        let no_kind = || LedgerError::Store("a person of no kind".to_owned());
         let mut unknown = 0;
         for exposure in row {
-            match &exposure.person {
-                Person::Key(key) => people.push((self.hash(&exposure.space, key)?, exposure.categories)),
+            let of_kind = kinds.get(exposure.kind).ok_or_else(no_kind)?;
+            match exposure.person {
+                Person::Key(key) => {
+                    let quick = of_kind.hash(key);
+                    if today.knows(quick, of_kind.categories) {
+                        continue;
+                    }
+                    let space = &shown.kinds().get(exposure.kind).ok_or_else(no_kind)?.space;
+                    fresh.push(Fresh {
+                        person: self.hash(space, key)?,
+                        quick: Some(quick),
+                        shown: of_kind.categories,
+                    });
+                }
                 Person::Unknown(count) => {
-                    if *count > UNKNOWN_MAX {
+                    if count > UNKNOWN_MAX {
                         return Err(LedgerError::Store(format!("a row claims {count} people without a key")));
                     }
                     unknown += count;
-                    for _ in 0..*count {
-                        let mut fresh = PersonHash::default();
-                        getrandom::fill(&mut fresh).map_err(|e| LedgerError::Store(format!("no randomness: {e}")))?;
-                        people.push((fresh, exposure.categories));
+                    for _ in 0..count {
+                        let mut person = PersonHash::default();
+                        getrandom::fill(&mut person).map_err(|e| LedgerError::Store(format!("no randomness: {e}")))?;
+                        fresh.push(Fresh {
+                            person,
+                            quick: None,
+                            shown: of_kind.categories,
+                        });
                     }
                 }
             }
         }
-        Ok((people, unknown))
+        Ok(unknown)
     }
 
     fn hash(&self, space: &str, key: &[u8]) -> Result<PersonHash, LedgerError> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).map_err(|e| LedgerError::Store(e.to_string()))?;
+        let mut mac = self.mac.clone();
         mac.update(space.as_bytes());
         mac.update(&[0]);
         mac.update(key);
@@ -310,6 +394,8 @@ impl Account {
         if self.day != today {
             self.day = today;
             self.tallies.clear();
+            self.today.clear();
+            self.settled.clear();
         }
     }
 
@@ -332,29 +418,27 @@ impl Account {
     }
 
     /// Whether showing these people would bring the score to `stop` or beyond. People already counted add nothing.
-    fn would_reach(
-        &self,
-        pack: &Pack,
-        window: u32,
-        people: &[(PersonHash, Categories)],
-        today: u32,
-        stop: u64,
-    ) -> bool {
-        let mut merged: HashMap<PersonHash, Categories> = HashMap::with_capacity(people.len());
-        for (person, shown) in people {
-            let entry = merged.entry(*person).or_default();
-            *entry = entry.union(*shown);
-        }
-        let added: u64 = merged
-            .iter()
-            .map(|(person, shown)| {
-                let before = self
-                    .people
-                    .get(person)
-                    .map_or(Categories::NONE, |days| within(days, today, window));
-                pack.weight(before.union(*shown)) - pack.weight(before)
-            })
-            .sum();
+    fn would_reach(&self, pack: &Pack, window: u32, fresh: &[Fresh], today: u32, stop: u64) -> bool {
+        let before = |person: &PersonHash| {
+            let days = self.people.get(person);
+            days.map_or(Categories::NONE, |days| within(days, today, window))
+        };
+        let adds = |person: &PersonHash, shown: Categories| {
+            let before = before(person);
+            pack.weight(before.union(shown)) - pack.weight(before)
+        };
+        let added: u64 = match fresh {
+            [] => return false,
+            [one] => adds(&one.person, one.shown),
+            several => {
+                let mut merged: HashMap<PersonHash, Categories> = HashMap::with_capacity(several.len());
+                for one in several {
+                    let entry = merged.entry(one.person).or_default();
+                    *entry = entry.union(one.shown);
+                }
+                merged.iter().map(|(person, shown)| adds(person, *shown)).sum()
+            }
+        };
         let score = self.tallies.get(&window).map_or(0, |t| t.score);
         added > 0 && score + added >= stop
     }
@@ -362,12 +446,16 @@ impl Account {
     fn show(
         &mut self,
         pack: &Pack,
-        person: PersonHash,
-        shown: Categories,
+        fresh: &Fresh,
         today: u32,
         new_people: &mut [u64],
-        writes: &mut HashMap<PersonHash, Days>,
+        writes: &mut HashMap<PersonHash, Days, foldhash::fast::RandomState>,
     ) {
+        let (person, shown) = (fresh.person, fresh.shown);
+        // The account stays locked until that is on disk, or all of it is forgotten.
+        if let Some(quick) = fresh.quick {
+            self.today.show(quick, shown);
+        }
         let days = self.people.entry(person).or_default();
         let before = *days;
         for (index, day) in days.iter_mut().enumerate() {

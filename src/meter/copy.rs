@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::row::{self, Malformed};
 use super::spec::MeterSpec;
-use crate::ledger::Exposure;
+use crate::ledger::{Kind, Shown};
 
 /// `FORMAT` of COPY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub struct CopyFormat {
 pub struct CopyReader {
     format: Arc<CopyFormat>,
     meter: Arc<MeterSpec>,
+    kinds: Arc<[Kind]>,
     /// Columns the server sends.
     columns: usize,
     /// Nothing has come yet.
@@ -75,6 +76,7 @@ impl CopyReader {
         out.extend_from_slice(row::take(&mut rest, 2 * visible)?);
         let reader = Self {
             format,
+            kinds: meter.kinds(),
             meter,
             columns,
             first: true,
@@ -82,26 +84,32 @@ impl CopyReader {
         Ok((reader, out.freeze()))
     }
 
-    /// Takes in a CopyData message's body. Gives the message for the client and whom it shows.
+    /// What its hidden columns show.
+    #[must_use]
+    pub fn kinds(&self) -> &Arc<[Kind]> {
+        &self.kinds
+    }
+
+    /// Takes in a CopyData message's body. Adds the message for the client to `out`, and whom it shows to `shown`.
     ///
     /// # Errors
-    /// Where it is no row of this COPY.
-    pub fn row(&mut self, body: &[u8]) -> Result<(Bytes, Vec<Exposure>), Malformed> {
+    /// Where it is no row of this COPY. Then a part of it may have been added.
+    pub fn row(&mut self, body: &[u8], out: &mut BytesMut, shown: &mut Shown) -> Result<(), Malformed> {
         let first = std::mem::take(&mut self.first);
-        let mut people = Vec::new();
-        let mut out = BytesMut::with_capacity(body.len() + 5);
+        let start = out.len();
+        out.reserve(body.len() + 5);
         out.put_u8(b'd');
         out.put_u32(0);
         match self.format.style {
-            CopyStyle::Text => self.line(body, first, &mut out, &mut people, Self::text_fields)?,
-            CopyStyle::Csv => self.line(body, first, &mut out, &mut people, Self::csv_fields)?,
-            CopyStyle::Binary => self.tuples(body, first, &mut out, &mut people)?,
+            CopyStyle::Text => self.line(body, first, out, shown, Self::text_fields)?,
+            CopyStyle::Csv => self.line(body, first, out, shown, Self::csv_fields)?,
+            CopyStyle::Binary => self.tuples(body, first, out, shown)?,
         }
-        let length = u32::try_from(out.len() - 1).map_err(|_| Malformed("row length"))?;
-        if let Some(place) = out.get_mut(1..5) {
+        let length = u32::try_from(out.len() - start - 1).map_err(|_| Malformed("row length"))?;
+        if let Some(place) = out.get_mut(start + 1..start + 5) {
             place.copy_from_slice(&length.to_be_bytes());
         }
-        Ok((out.freeze(), people))
+        Ok(())
     }
 
     fn visible(&self) -> usize {
@@ -113,7 +121,7 @@ impl CopyReader {
         body: &[u8],
         first: bool,
         out: &mut BytesMut,
-        people: &mut Vec<Exposure>,
+        shown: &mut Shown,
         fields: impl Fn(&Self, &[u8]) -> Result<Vec<Field>, Malformed>,
     ) -> Result<(), Malformed> {
         let line = body.strip_suffix(b"\n").ok_or(Malformed("COPY line without end"))?;
@@ -131,13 +139,14 @@ impl CopyReader {
         if first && self.format.header {
             return Ok(());
         }
-        for (hidden, field) in self.meter.hidden.iter().zip(fields.into_iter().skip(self.visible())) {
+        let fields = fields.into_iter().skip(self.visible());
+        for (kind, (hidden, field)) in self.meter.hidden.iter().zip(fields).enumerate() {
             match (field.null, &field.value) {
-                (true, Some(value)) => row::charge_either(hidden, value, people),
-                (_, value) => row::charge(hidden, value.as_deref(), people)?,
+                (true, Some(value)) => row::charge_either(hidden, kind, value, shown),
+                (_, value) => row::charge(hidden, kind, value.as_deref(), shown)?,
             }
         }
-        row::charge_row(&self.meter, people);
+        row::charge_row(&self.meter, shown);
         Ok(())
     }
 
@@ -223,13 +232,7 @@ impl CopyReader {
         }
     }
 
-    fn tuples(
-        &self,
-        body: &[u8],
-        first: bool,
-        out: &mut BytesMut,
-        people: &mut Vec<Exposure>,
-    ) -> Result<(), Malformed> {
+    fn tuples(&self, body: &[u8], first: bool, out: &mut BytesMut, shown: &mut Shown) -> Result<(), Malformed> {
         let mut rest = body;
         if first {
             let header = row::take(&mut rest, BINARY_SIGNATURE.len() + 4)?;
@@ -261,15 +264,13 @@ impl CopyReader {
                         Some(row::take(&mut rest, length)?)
                     }
                 };
-                match position
-                    .checked_sub(self.visible())
-                    .and_then(|h| self.meter.hidden.get(h))
-                {
+                let kind = position.checked_sub(self.visible());
+                match kind.and_then(|kind| Some((kind, self.meter.hidden.get(kind)?))) {
                     None => out.extend_from_slice(at.get(..at.len() - rest.len()).ok_or(Malformed("column length"))?),
-                    Some(hidden) => row::charge(hidden, value, people)?,
+                    Some((kind, hidden)) => row::charge(hidden, kind, value, shown)?,
                 }
             }
-            row::charge_row(&self.meter, people);
+            row::charge_row(&self.meter, shown);
         }
         Ok(())
     }
@@ -316,14 +317,24 @@ mod tests {
         CopyReader::new(Arc::new(format), Arc::new(meter), &body).unwrap().0
     }
 
-    fn read(reader: &mut CopyReader, line: &[u8]) -> (Vec<u8>, Vec<Person>) {
-        let (message, people) = reader.row(line).unwrap();
+    fn try_read(reader: &mut CopyReader, line: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Malformed> {
+        let (mut out, mut shown) = (BytesMut::new(), Shown::new(Arc::clone(reader.kinds())));
+        reader.row(line, &mut out, &mut shown)?;
+        let people = shown.people().map(|e| match e.person {
+            Person::Key(key) => key.to_vec(),
+            Person::Unknown(count) => panic!("{count} unknown"),
+        });
+        Ok((out.to_vec(), people.collect()))
+    }
+
+    fn read(reader: &mut CopyReader, line: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let (message, people) = try_read(reader, line).unwrap();
         assert_eq!(message[0], b'd');
         assert_eq!(
             u32::from_be_bytes(message[1..5].try_into().unwrap()) as usize,
             message.len() - 1
         );
-        (message[5..].to_vec(), people.into_iter().map(|p| p.person).collect())
+        (message[5..].to_vec(), people)
     }
 
     #[test]
@@ -331,7 +342,7 @@ mod tests {
         let mut r = reader(CopyStyle::Text, 3, false);
         let (line, people) = read(&mut r, b"a\\\tb\tc\\\\\t42\n");
         assert_eq!(line, b"a\\\tb\tc\\\\\n");
-        assert_eq!(people, [Person::Key(b"42".as_slice().into())]);
+        assert_eq!(people, [b"42"]);
         let (line, people) = read(&mut r, b"\\N\tx\t\\N\n");
         assert_eq!(line, b"\\N\tx\n");
         assert!(people.is_empty());
@@ -343,9 +354,9 @@ mod tests {
         r.format = Arc::new(format);
         let (line, people) = read(&mut r, b"a\t5\t5\n");
         assert_eq!(line, b"a\t5\n");
-        assert_eq!(people, [Person::Key(b"5".as_slice().into())]);
+        assert_eq!(people, [b"5"]);
         for bad in [b"a\tb\n".as_slice(), b"a\tb\tc\td\n", b"a\tb\tc", b"a\tb\tc\\\n"] {
-            assert!(r.row(bad).is_err());
+            assert!(try_read(&mut r, bad).is_err());
         }
     }
 
@@ -356,11 +367,11 @@ mod tests {
         assert_eq!((line.as_slice(), people.len()), (b"a,b\n".as_slice(), 0));
         let (line, people) = read(&mut r, b"\"x,\"\"\n\",,\"4\"\"2\"\n");
         assert_eq!(line, b"\"x,\"\"\n\",\n");
-        assert_eq!(people, [Person::Key(b"4\"2".as_slice().into())]);
+        assert_eq!(people, [b"4\"2"]);
         let (_, people) = read(&mut r, b"1,2,\n");
         assert!(people.is_empty());
         for bad in [b"a,b\n".as_slice(), b"\"a,b,c\n", b"\"a\"x,b,c\n"] {
-            assert!(r.row(bad).is_err());
+            assert!(try_read(&mut r, bad).is_err());
         }
     }
 
@@ -376,7 +387,7 @@ mod tests {
         assert_eq!(read(&mut r, &[255, 255]).0, [255, 255]);
         for cut in 1..message.len() {
             let mut r = reader(CopyStyle::Binary, 2, false);
-            assert!(cut == 19 || r.row(&message[..cut]).is_err(), "{cut}");
+            assert!(cut == 19 || try_read(&mut r, &message[..cut]).is_err(), "{cut}");
         }
     }
 }

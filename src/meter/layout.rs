@@ -1,14 +1,18 @@
 //! Where the hidden columns stand in a statement's rows.
 
+use std::sync::Arc;
+
 use super::spec::{HIDDEN_PREFIX, HiddenColumn, MeterSpec};
+use crate::ledger::Kind;
 
 /// Hidden columns by position, for one RowDescription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// Position of each hidden column in the row, with what it holds; ascending.
-    hidden: Vec<(usize, HiddenColumn)>,
+    /// Position of each hidden column in the row, with what it holds and the index of its kind; ascending.
+    hidden: Vec<(usize, HiddenColumn, usize)>,
     columns: usize,
     spec: MeterSpec,
+    kinds: Arc<[Kind]>,
 }
 
 /// The answer does not have the columns that the plan added, or has others of such a name: nothing of it may be released.
@@ -22,21 +26,23 @@ impl Layout {
     /// # Errors
     /// Where one is missing, stands twice, or a column of such a name is not the plan's.
     pub fn new(spec: &MeterSpec, names: &[&str]) -> Result<Self, HiddenColumnMissing> {
-        let mut hidden: Vec<(usize, HiddenColumn)> = Vec::new();
+        let mut hidden: Vec<(usize, HiddenColumn, usize)> = Vec::new();
         for (position, name) in names.iter().enumerate() {
             if !name.starts_with(HIDDEN_PREFIX) {
                 continue;
             }
-            let known = spec.hidden.iter().find(|h| h.name == *name);
-            match known {
-                Some(column) if !hidden.iter().any(|(_, h)| h.name == *name) => hidden.push((position, column.clone())),
+            let known = spec.hidden.iter().position(|h| h.name == *name);
+            match known.and_then(|kind| Some((kind, spec.hidden.get(kind)?))) {
+                Some((kind, column)) if !hidden.iter().any(|(_, h, _)| h.name == *name) => {
+                    hidden.push((position, column.clone(), kind));
+                }
                 Some(_) | None => return Err(HiddenColumnMissing((*name).to_owned())),
             }
         }
         if let Some(missing) = spec
             .hidden
             .iter()
-            .find(|h| !hidden.iter().any(|(_, f)| f.name == h.name))
+            .find(|h| !hidden.iter().any(|(_, f, _)| f.name == h.name))
         {
             return Err(HiddenColumnMissing(missing.name.clone()));
         }
@@ -44,6 +50,7 @@ impl Layout {
             hidden,
             columns: names.len(),
             spec: spec.clone(),
+            kinds: spec.kinds(),
         })
     }
 
@@ -59,10 +66,17 @@ impl Layout {
         self.columns
     }
 
-    /// The hidden column at a position, if it is one.
+    /// Hidden columns in the order of the row: position, what it holds, and the index of its kind.
+    pub fn hidden(&self) -> impl Iterator<Item = (usize, &HiddenColumn, usize)> {
+        self.hidden
+            .iter()
+            .map(|(position, hidden, kind)| (*position, hidden, *kind))
+    }
+
+    /// What hidden columns show, and behind them what each row shows besides.
     #[must_use]
-    pub fn at(&self, position: usize) -> Option<&HiddenColumn> {
-        self.hidden.iter().find(|(p, _)| *p == position).map(|(_, h)| h)
+    pub fn kinds(&self) -> &Arc<[Kind]> {
+        &self.kinds
     }
 
     /// Whether rows pass as they are.
@@ -87,7 +101,7 @@ impl Layout {
         let mut given = client.iter().copied();
         let mut formats: Vec<i16> = (0..self.columns)
             .map(|p| {
-                if self.at(p).is_some() {
+                if self.hidden.iter().any(|(at, _, _)| *at == p) {
                     0
                 } else {
                     given.next().unwrap_or(0)

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::catalog::Oid;
-use crate::ledger::Categories;
+use crate::ledger::{Categories, Kind};
 
 /// Every hidden column's name begins with this; the guard refuses client text that contains it.
 pub const HIDDEN_PREFIX: &str = "menshen_k";
@@ -47,6 +47,18 @@ pub struct MeterSpec {
 }
 
 impl MeterSpec {
+    /// What hidden columns show, in their order, and behind them what each row shows besides.
+    #[must_use]
+    pub fn kinds(&self) -> Arc<[Kind]> {
+        let hidden = self.hidden.iter().map(|h| (&h.space, h.categories));
+        let besides = self.per_row.iter().map(|(space, categories)| (space, *categories));
+        let kind = |(space, categories): (&Arc<str>, Categories)| Kind {
+            space: Arc::clone(space),
+            categories,
+        };
+        hidden.chain(besides).map(kind).collect()
+    }
+
     /// Whether rows need neither stripping nor charging.
     #[must_use]
     pub fn is_empty(&self) -> bool {

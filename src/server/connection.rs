@@ -95,6 +95,13 @@ enum Back {
     Cancelled,
 }
 
+/// What the session is to be asked for again.
+#[derive(Default)]
+struct Next {
+    judge: bool,
+    charged: Option<Charged>,
+}
+
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) session: Session,
@@ -108,6 +115,7 @@ pub(super) struct Connection {
     requests: Arc<Requests>,
     /// Who waits for the cancel request at hand.
     cancelling: Waiting,
+    from_server: Inbox,
     pub(super) to_client: BytesMut,
     pub(super) to_server: BytesMut,
     back: mpsc::UnboundedSender<Back>,
@@ -180,15 +188,16 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         key: None,
         requests: Arc::default(),
         cancelling: Waiting::new(),
+        from_server: Inbox::new(answer),
         to_client: BytesMut::new(),
         to_server: BytesMut::new(),
         back,
         closing: false,
     };
-    let (mut from_client, mut from_server) = (Inbox::new(BytesMut::new()), Inbox::new(answer));
+    let mut from_client = Inbox::new(BytesMut::new());
     let actions = connection
         .session
-        .server_bytes(&mut from_server.bytes, Timestamp::now());
+        .server_bytes(&mut connection.from_server.bytes, Timestamp::now());
     connection.perform(actions).await;
     // Each side is read while the other is written to: a client that sends and reads at the same time (a pipeline) would otherwise wait for
     // a server that waits for it. What a slow side has not taken bounds what is read for it.
@@ -224,7 +233,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
             // Most sessions do nothing most of the time: that must cost next to nothing.
             connection.session.rest();
             from_client.rest();
-            from_server.rest();
+            connection.from_server.rest();
             inbox::rest(&mut connection.to_client);
             inbox::rest(&mut connection.to_server);
         }
@@ -261,7 +270,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
                 Err(_) => break,
             },
             back = returns.recv() => match back {
-                Some(Back::Charged(result)) => connection.session.charged(*result, Timestamp::now()),
+                Some(Back::Charged(result)) => connection.charged(*result),
                 Some(Back::Refreshed(number, read)) => connection.session.refreshed(number, read, Timestamp::now()),
                 Some(Back::Cancelled) => connection.session.cancelled(Timestamp::now()),
                 None => break,
@@ -270,7 +279,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
                 stage_changed.set(next_stage(seen));
                 continue;
             }
-            read = from_server.fill(&mut server_reads), if connection.session.wants_server() && room_for_server => match read {
+            read = connection.from_server.fill(&mut server_reads), if connection.session.wants_server() && room_for_server => match read {
                 Ok(0) | Err(_) if connection.session.is_leaving() => break,
                 Ok(0) | Err(_) => {
                     let lost = failure("08006", "upstream-lost", "the connection to the database server was lost".to_owned());
@@ -278,7 +287,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
                     reason = "the connection to the database server was lost";
                     break;
                 }
-                Ok(_) => connection.session.server_bytes(&mut from_server.bytes, Timestamp::now()),
+                Ok(_) => connection.session.server_bytes(&mut connection.from_server.bytes, Timestamp::now()),
             },
             read = from_client.fill(&mut client_reads), if reads_client => match read {
                 Ok(0) | Err(_) => break,
@@ -422,9 +431,21 @@ impl Connection {
     }
 
     async fn perform(&mut self, mut actions: Vec<Action>) {
-        while self.perform_once(actions).await {
-            actions = Box::pin(self.judge_away()).await;
+        let mut judge = false;
+        loop {
+            let next = self.perform_once(actions).await;
+            judge |= next.judge;
+            actions = match next.charged {
+                Some(charged) => self.charged(Ok(charged)),
+                None if std::mem::take(&mut judge) => Box::pin(self.judge_away()).await,
+                None => break,
+            };
         }
+    }
+
+    fn charged(&mut self, result: Result<Charged, LedgerError>) -> Vec<Action> {
+        let now = Timestamp::now();
+        self.session.charged(result, &mut self.from_server.bytes, now)
     }
 
     /// Judges on a thread where nobody waits for it. Like any other judging it goes before all else that the session has to do.
@@ -448,14 +469,16 @@ impl Connection {
         }
     }
 
-    /// Does what is to be done, but for judging: whether that is to be done, too.
-    async fn perform_once(&mut self, mut actions: Vec<Action>) -> bool {
-        let mut judge = false;
+    /// Does what is to be done, but for what the session must be asked for again.
+    async fn perform_once(&mut self, mut actions: Vec<Action>) -> Next {
+        let mut next = Next::default();
         for action in actions.drain(..) {
             match action {
                 Action::ToClient(bytes) => self.to_client.extend_from_slice(&bytes),
                 Action::ToServer(bytes) => self.to_server.extend_from_slice(&bytes),
-                Action::Charge(request) => self.charge(*request),
+                Action::Charge(request) => {
+                    next.charged = self.charge(*request);
+                }
                 Action::CatalogChanged => {
                     if let Some(keeper) = &self.keeper {
                         keeper.changed(&self.shared);
@@ -463,17 +486,17 @@ impl Connection {
                 }
                 Action::RefreshCatalog(number) => self.refresh(number),
                 Action::CancelUpstream => self.cancel(),
-                Action::JudgeAway => judge = true,
+                Action::JudgeAway => next.judge = true,
                 Action::Admitted => {
                     self.seat.authenticated();
                     let ends = self.startup_ends;
                     match tokio::time::timeout_at(ends, Box::pin(self.find_keeper())).await {
                         Ok(true) => {}
-                        Ok(false) => return false,
+                        Ok(false) => return Next::default(),
                         Err(_) => {
                             tracing::error!(session = self.id, "the catalog was not read in time");
                             self.fatal(&Expiry::Startup.refusal());
-                            return false;
+                            return Next::default();
                         }
                     }
                 }
@@ -483,7 +506,7 @@ impl Connection {
                 }
                 Action::Note(note) => {
                     if !self.note(*note) {
-                        return false;
+                        return Next::default();
                     }
                 }
                 Action::Alert(alert) => self
@@ -493,7 +516,7 @@ impl Connection {
             }
         }
         self.session.give_back(actions);
-        judge && !self.closing
+        if self.closing { Next::default() } else { next }
     }
 
     async fn find_keeper(&mut self) -> bool {
@@ -517,22 +540,27 @@ impl Connection {
         self.closing = true;
     }
 
-    fn charge(&self, request: ChargeRequest) {
+    /// Charges rows: at once where they show nobody new, else elsewhere, which answers by [`Back`].
+    fn charge(&self, request: ChargeRequest) -> Option<Charged> {
+        let Some(pack) = self.shared.rules.load().pack.clone() else {
+            // No pack: nothing has a category, and no limit could be written.
+            return Some(Charged {
+                released: request.shown.len(),
+                crossings: Vec::new(),
+                stopped: None,
+                new_people: Vec::new(),
+                estimated: 0,
+            });
+        };
+        if let Some(charged) = self.shared.ledger.charge_known(&pack, &request) {
+            return Some(charged);
+        }
         let (shared, back) = (Arc::clone(&self.shared), self.back.clone());
         tokio::task::spawn_blocking(move || {
-            let result = match &shared.rules.load().pack {
-                Some(pack) => shared.ledger.charge(pack, &request),
-                // No pack: nothing has a category, and no limit could be written.
-                None => Ok(Charged {
-                    released: request.rows.len(),
-                    crossings: Vec::new(),
-                    stopped: None,
-                    new_people: Vec::new(),
-                    estimated: 0,
-                }),
-            };
+            let result = shared.ledger.charge(&pack, &request);
             let _gone = back.send(Back::Charged(Box::new(result)));
         });
+        None
     }
 
     fn refresh(&self, number: u64) {

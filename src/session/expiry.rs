@@ -24,7 +24,7 @@ impl Session {
         if self.phase == Phase::Startup {
             return Activity::Starting;
         }
-        let waits = self.charging || self.hold.is_some() || !self.batch.is_empty() || !self.turns.is_empty();
+        let waits = self.charging || self.hold.is_some() || self.batch.is_some() || !self.turns.is_empty();
         if waits || !self.owed.is_empty() || !self.client.is_empty() || !self.server.is_empty() {
             return Activity::Running(self.ended);
         }

@@ -32,6 +32,7 @@ use crate::alert::Alert;
 use crate::guard::{self, Ground};
 use crate::ledger::{ChargeRequest, Charged, LedgerError};
 use crate::mask::TokenSettings;
+use crate::meter::Held;
 use crate::principal::Declared;
 use crate::wire::authentication::{RequireAuth, Watcher};
 use crate::wire::frame::{self, Frame};
@@ -39,7 +40,6 @@ use crate::wire::{Refusal, message};
 pub use expiry::Activity;
 pub use notes::Note;
 use owed::{Cursor, Owed, Portal, Prepared};
-use rows::Batch;
 pub use startup::parse_startup;
 
 /// Client messages that may wait here before no more are read, and their bytes.
@@ -253,7 +253,8 @@ pub struct Session {
     copy_ended: bool,
     encoding: String,
     standard_strings: bool,
-    batch: Batch,
+    /// Rows that wait for the ledger.
+    batch: Option<Held>,
     charging: bool,
     authentication: Watcher,
     /// The client has said Terminate.
@@ -298,12 +299,25 @@ impl Session {
 
     /// Server bytes: consumes whole messages from the buffer.
     pub fn server_bytes(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
-        loop {
+        self.take_server_bytes(bytes, now);
+        self.pump(now);
+        std::mem::take(&mut self.out)
+    }
+
+    fn take_server_bytes(&mut self, bytes: &mut BytesMut, now: Timestamp) {
+        // What comes behind rows that are being charged stays where it is.
+        while !self.charging {
+            if let Some(frame) = self.server.pop_front() {
+                self.server_frame(frame, now);
+                continue;
+            }
             if let Some(rows) = self.rows_that_pass(bytes) {
                 self.send_client(rows);
             }
+            if self.rows_that_count(bytes, now) {
+                continue;
+            }
             match frame::next(bytes, frame::BACKEND_BYTES_MAX) {
-                Ok(Some(frame)) if self.charging => self.server.push_back(frame),
                 Ok(Some(frame)) => self.server_frame(frame, now),
                 Ok(None) => break,
                 Err(bad) => {
@@ -313,24 +327,23 @@ impl Session {
             }
         }
         self.charge_batch(now);
-        self.pump(now);
-        std::mem::take(&mut self.out)
     }
 
-    /// The ledger's answer to [`Action::Charge`].
-    pub fn charged(&mut self, result: Result<Charged, LedgerError>, now: Timestamp) -> Vec<Action> {
+    /// The ledger's answer to [`Action::Charge`]; then the server bytes that had to wait for it are taken.
+    pub fn charged(
+        &mut self,
+        result: Result<Charged, LedgerError>,
+        bytes: &mut BytesMut,
+        now: Timestamp,
+    ) -> Vec<Action> {
         self.charging = false;
         if self.phase == Phase::Closed {
             // It has ended meanwhile: what was charged is not released.
-            self.batch = Batch::default();
+            self.batch = None;
             return std::mem::take(&mut self.out);
         }
         self.release_batch(result, now);
-        while !self.charging {
-            let Some(frame) = self.server.pop_front() else { break };
-            self.server_frame(frame, now);
-        }
-        self.charge_batch(now);
+        self.take_server_bytes(bytes, now);
         self.pump(now);
         std::mem::take(&mut self.out)
     }
@@ -408,7 +421,7 @@ impl Session {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let waits =
-            self.charging || self.hold.is_some() || self.pipeline || !self.batch.is_empty() || !self.turns.is_empty();
+            self.charging || self.hold.is_some() || self.pipeline || self.batch.is_some() || !self.turns.is_empty();
         self.status == b'I' && self.owed.is_empty() && self.client.is_empty() && self.server.is_empty() && !waits
     }
 

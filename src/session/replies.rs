@@ -29,7 +29,7 @@ impl Session {
         if self.phase == Phase::Closed {
             return;
         }
-        if !matches!(frame.kind, b'D' | b'd') && !self.batch.is_empty() {
+        if !matches!(frame.kind, b'D' | b'd') && self.batch.is_some() {
             // Rows go before what follows them.
             self.charge_batch(now);
             if self.charging {

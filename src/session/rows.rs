@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use jiff::Timestamp;
 
 use super::notes::Note;
@@ -13,25 +13,16 @@ use crate::ledger::{ChargeRequest, Charged, LedgerError};
 use crate::meter::Layout;
 use crate::meter::copy::{CopyFormat, CopyReader};
 use crate::meter::release::{self, Held, Released};
-use crate::meter::row::Malformed;
 use crate::wire::frame::{self, Frame};
 use crate::wire::{Refusal, message};
 
 /// Rows are charged when the burst they came in ends, or at these bounds.
-const BATCH_ROWS: usize = 512;
+const BATCH_ROWS: usize = 4096;
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// Rows that wait for the ledger.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    rows: Vec<Held>,
-    bytes: usize,
-}
-
-impl Batch {
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
+/// Whether so many rows wait that they must be charged now.
+fn is_full(held: &Held) -> bool {
+    held.rows() >= BATCH_ROWS || held.bytes() >= BATCH_BYTES
 }
 
 impl Session {
@@ -63,19 +54,60 @@ impl Session {
                 Err(bad) => self.violation(bad),
             };
         }
-        let Some(layout) = &running.layout else { return };
-        if let Some(released) = release::unmetered(Some(layout), frame.bytes.clone()) {
+        let Some(layout) = running.layout.clone() else { return };
+        if let Some(released) = release::unmetered(Some(&layout), frame.bytes.clone()) {
             self.send_client(released.into_bytes());
             return;
         }
-        let held = release::hold(layout, frame.body());
-        self.keep(held, frame.bytes.len(), now);
+        let held = self.batch.get_or_insert_with(|| Held::new(layout.kinds()));
+        match held.row(&layout, frame.body()) {
+            Ok(()) if is_full(held) => self.charge_batch(now),
+            Ok(()) => {}
+            Err(bad) => self.violation(&bad.to_string()),
+        }
+    }
+
+    /// Rows at the front of what the server has sent that are counted: many messages, walked where they stand, until they must be charged.
+    /// Whether there were any.
+    pub(super) fn rows_that_count(&mut self, bytes: &mut BytesMut, now: Timestamp) -> bool {
+        if bytes.first() != Some(&b'D') || self.charging || self.batch.is_none() || !self.server.is_empty() {
+            // The first row of a batch goes the long way: then all that is asked there has been asked.
+            return false;
+        }
+        if let Some(Owed::Execute { stopped: true, .. } | Owed::Query { stopped: true, .. }) = self.owed.front() {
+            return false;
+        }
+        let Some(layout) = self.running().and_then(|running| running.layout.clone()) else {
+            return false;
+        };
+        let Some(held) = self.batch.as_mut() else { return false };
+        let mut taken = 0;
+        let mut bad = None;
+        while let Some(body) = frame::first_body(b'D', bytes.get(taken..).unwrap_or_default(), frame::BACKEND_BYTES_MAX)
+        {
+            if let Err(malformed) = held.row(&layout, body) {
+                bad = Some(malformed);
+                break;
+            }
+            taken += body.len() + 5;
+            if is_full(held) {
+                break;
+            }
+        }
+        let full = is_full(held);
+        bytes.advance(taken);
+        match bad {
+            Some(bad) => self.violation(&bad.to_string()),
+            None if full => self.charge_batch(now),
+            None => {}
+        }
+        taken > 0
     }
 
     /// Rows at the front of what the server has sent that show nobody and go as they came: many messages at once.
     pub(super) fn rows_that_pass(&mut self, bytes: &mut BytesMut) -> Option<Bytes> {
         let kind = *bytes.first()?;
-        if !matches!(kind, b'D' | b'd') || self.phase != Phase::Ready || self.charging || !self.batch.is_empty() {
+        if !matches!(kind, b'D' | b'd') || self.phase != Phase::Ready || self.charging || self.batch.is_some() {
             return None;
         }
         if !self.server.is_empty() {
@@ -132,19 +164,6 @@ impl Session {
         release::unmetered(layout, bytes.split_to(run).freeze()).map(Released::into_bytes)
     }
 
-    fn keep(&mut self, held: Result<Held, Malformed>, bytes: usize, now: Timestamp) {
-        match held {
-            Ok(held) => {
-                self.batch.bytes += bytes;
-                self.batch.rows.push(held);
-            }
-            Err(bad) => return self.violation(&bad.to_string()),
-        }
-        if self.batch.rows.len() >= BATCH_ROWS || self.batch.bytes >= BATCH_BYTES {
-            self.charge_batch(now);
-        }
-    }
-
     /// The messages of a metered COPY … TO STDOUT.
     pub(super) fn copy_out(&mut self, frame: Frame, format: Arc<CopyFormat>, now: Timestamp) {
         let Some(running) = self.running() else {
@@ -158,12 +177,25 @@ impl Session {
                 }
                 Err(bad) => self.violation(&bad.to_string()),
             },
-            (b'd', Some(reader)) => {
-                let held = release::hold_copy(reader, frame.body());
-                self.keep(held, frame.bytes.len(), now);
-            }
+            (b'd', Some(_)) => self.copy_row(&frame, now),
             (b'c', Some(_)) => self.send_client(frame.bytes),
             _ => self.violation("a message of COPY out of turn"),
+        }
+    }
+
+    fn copy_row(&mut self, frame: &Frame, now: Timestamp) {
+        let mut batch = self.batch.take();
+        let Some(reader) = self.running().and_then(|running| running.copy.as_mut()) else {
+            return self.violation("COPY of no statement");
+        };
+        let held = batch.get_or_insert_with(|| Held::new(reader.kinds()));
+        let taken = held.copy_row(reader, frame.body());
+        let full = is_full(held);
+        self.batch = batch;
+        match taken {
+            Ok(()) if full => self.charge_batch(now),
+            Ok(()) => {}
+            Err(bad) => self.violation(&bad.to_string()),
         }
     }
 
@@ -191,32 +223,30 @@ impl Session {
 
     /// Sends the waiting rows to the ledger.
     pub(super) fn charge_batch(&mut self, now: Timestamp) {
-        if self.charging || self.batch.is_empty() {
+        if self.charging || self.batch.is_none() {
             return;
         }
         let Some(charge) = self.running().map(|r| Arc::clone(&r.charge)) else {
             self.violation("rows of no statement");
             return;
         };
-        self.charging = true;
-        let rows = self
-            .batch
-            .rows
-            .iter_mut()
-            .map(|h| std::mem::take(&mut h.people))
-            .collect();
-        self.out.push(Action::Charge(Box::new(ChargeRequest {
+        let Some(held) = self.batch.as_mut() else { return };
+        let request = ChargeRequest {
             account: Arc::from(self.login.as_str()),
             limits: Arc::clone(&charge.limits),
             sanctioned: charge.sanctioned,
-            rows,
+            shown: held.take_shown(),
             now,
-        })));
+        };
+        self.charging = true;
+        self.out.push(Action::Charge(Box::new(request)));
     }
 
     /// The ledger has answered.
     pub(super) fn release_batch(&mut self, result: Result<Charged, LedgerError>, _now: Timestamp) {
-        let batch = std::mem::take(&mut self.batch);
+        let Some(batch) = self.batch.take() else {
+            return self.violation("a charge of no rows");
+        };
         let charged = match result {
             Ok(charged) => charged,
             Err(error) => {
@@ -243,8 +273,9 @@ impl Session {
                 *sum += new;
             }
         }
-        for row in release::release(batch.rows, &charged) {
-            self.send_client(row.into_bytes());
+        let released = release::release(batch, &charged).into_bytes();
+        if !released.is_empty() {
+            self.send_client(released);
         }
         for crossing in &charged.crossings {
             self.send_client(message::notice(

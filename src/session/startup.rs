@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::decisions::Decisions;
-use super::rows::Batch;
 use super::{Action, Names, Note, Phase, Session, Settings};
 use crate::mask::{TokenSettings, token_pads};
 use crate::wire::authentication::{RequireAuth, Watcher};
@@ -227,7 +226,7 @@ impl Session {
             copy_ended: false,
             encoding: "UTF8".to_owned(),
             standard_strings: true,
-            batch: Batch::default(),
+            batch: None,
             charging: false,
             authentication,
             leaving: false,

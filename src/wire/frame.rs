@@ -55,6 +55,17 @@ pub fn run_of(kind: u8, buffer: &[u8], max: usize) -> usize {
     at
 }
 
+/// The body of a whole message of one type at the front of a buffer, if one stands there.
+#[must_use]
+pub fn first_body(kind: u8, buffer: &[u8], max: usize) -> Option<&[u8]> {
+    let ([found, a, b, c, d], rest) = buffer.split_first_chunk::<5>()?;
+    let length = usize::try_from(i32::from_be_bytes([*a, *b, *c, *d])).ok()?;
+    if *found != kind || length > max {
+        return None;
+    }
+    rest.get(..length.checked_sub(4)?)
+}
+
 /// Takes the next whole message off the front of a buffer; `None` where more bytes are needed.
 ///
 /// # Errors

@@ -68,6 +68,8 @@ const parts = {
   copy: async (c) => {
     for (const form of ['', ' (FORMAT csv, HEADER)', ' (FORMAT binary)']) {
       for (const what of ['crm.customers', '(SELECT id, phone, birth FROM crm.customers WHERE id < 30 ORDER BY id)']) {
+        // A whole table comes in whatever order its rows lie in.
+        if (form.includes('binary') && !what.startsWith('(')) continue
         const blocks = []
         await pipeline(c.query(copyTo(`COPY ${what} TO STDOUT${form}`)), new Writable({ write: (b, _, done) => (blocks.push(b), done()) }))
         const data = Buffer.concat(blocks)
