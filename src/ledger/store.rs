@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, mpsc};
 
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::LedgerError;
 
@@ -37,7 +37,16 @@ pub trait Store: Send + Sync {
     fn write(&self, write: Write) -> Result<(), LedgerError>;
 }
 
+/// By account and person.
 const PEOPLE: TableDefinition<(&str, &[u8]), &[u8]> = TableDefinition::new("people");
+/// What has been written since: batches of people by account and number, each as one value. A person's place in the tree is anywhere, a batch's is
+/// the end: that spares a page for each person. Batches are folded into the tree when there are many.
+const BATCHES: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("batches");
+/// Bytes of an account's batches that are folded when nobody waits, and whoever waits.
+const FOLD_AT: usize = 1024 * 1024;
+const FOLD_NOW: usize = 16 * 1024 * 1024;
+/// A person in a batch: hash and days.
+const ENTRY_BYTES: usize = 16 + 32;
 
 /// The embedded store: redb, one file. A thread of its own commits, so that charges that come together share one fsync.
 pub struct Embedded {
@@ -106,22 +115,40 @@ impl Embedded {
         file.with(|database| {
             let begin = database.begin_write()?;
             begin.open_table(PEOPLE)?;
+            begin.open_table(BATCHES)?;
             begin.commit()?;
             Ok(())
         })
         .map_err(|e| failed(&e))?;
+        let mut unfolded = file.with(unfolded).map_err(|e| failed(&e))?;
         let (queue, requests) = mpsc::channel::<Request>();
         let own = Arc::clone(&file);
         let committer = std::thread::Builder::new()
             .name("menshen-ledger".to_owned())
             .spawn(move || {
-                while let Ok(first) = requests.recv() {
+                let mut next = None;
+                while let Some(first) = next.take().or_else(|| requests.recv().ok()) {
                     let mut group = vec![first];
                     group.extend(requests.try_iter().take(256));
                     let result = own.with(|database| commit(database, &group)).map_err(|e| e.to_string());
-                    for (_, answer) in group {
+                    for (write, answer) in group {
+                        *unfolded.entry(write.account).or_default() += write.people.len() * ENTRY_BYTES;
                         // A session that is gone needs no answer.
                         let _gone = answer.send(result.clone());
+                    }
+                    let large = unfolded.iter().max_by_key(|(_, bytes)| **bytes);
+                    let Some((account, bytes)) = large.map(|(account, bytes)| (account.clone(), *bytes)) else {
+                        continue;
+                    };
+                    if bytes >= FOLD_AT {
+                        next = requests.try_recv().ok();
+                    }
+                    if bytes >= FOLD_NOW || bytes >= FOLD_AT && next.is_none() {
+                        // Where it fails, batches stay what they are.
+                        if let Err(e) = own.with(|database| fold(database, &account)) {
+                            tracing::warn!("the ledger could not be tidied: {e}");
+                        }
+                        unfolded.remove(&account);
                     }
                 }
             })
@@ -137,19 +164,79 @@ impl Embedded {
 fn commit(database: &Database, group: &[Request]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
-        let mut table = transaction.open_table(PEOPLE)?;
+        let mut table = transaction.open_table(BATCHES)?;
         for (write, _) in group {
+            let account = write.account.as_str();
+            let last = table
+                .range((account, 0)..=(account, u64::MAX))?
+                .next_back()
+                .transpose()?;
+            let number = last.map_or(0, |(key, _)| key.value().1 + 1);
+            let mut batch = Vec::with_capacity(write.people.len() * ENTRY_BYTES);
             for (person, days) in &write.people {
-                table.insert((write.account.as_str(), person.as_slice()), encode(days).as_slice())?;
+                batch.extend_from_slice(person);
+                batch.extend_from_slice(&encode(days));
             }
+            table.insert((account, number), batch.as_slice())?;
         }
     }
     transaction.commit()?;
     Ok(())
 }
 
-fn encode(days: &Days) -> Vec<u8> {
-    days.iter().flat_map(|d| d.to_be_bytes()).collect()
+/// Bytes of each account's batches.
+fn unfolded(database: &Database) -> Result<HashMap<String, usize>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut bytes: HashMap<String, usize> = HashMap::new();
+    for entry in transaction.open_table(BATCHES)?.range::<(&str, u64)>(..)? {
+        let (key, value) = entry?;
+        *bytes.entry(key.value().0.to_owned()).or_default() += value.value().len();
+    }
+    Ok(bytes)
+}
+
+/// Adds the people of an account's batches to others. The newest of them holds.
+fn add_batches(
+    table: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
+    account: &str,
+    people: &mut HashMap<PersonHash, Days>,
+) -> Result<(), redb::Error> {
+    for entry in table.range((account, 0)..=(account, u64::MAX))? {
+        let (_, batch) = entry?;
+        for entry in batch.value().chunks_exact(ENTRY_BYTES) {
+            if let Some((person, days)) = entry.split_first_chunk::<16>() {
+                people.insert(*person, decode(days));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves the people of an account's batches to their places in the tree.
+fn fold(database: &Database, account: &str) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut batches = transaction.open_table(BATCHES)?;
+        let mut table = transaction.open_table(PEOPLE)?;
+        let mut people = HashMap::new();
+        add_batches(&batches, account, &mut people)?;
+        let mut people: Vec<(PersonHash, Days)> = people.into_iter().collect();
+        people.sort_unstable_by_key(|(person, _)| *person);
+        for (person, days) in &people {
+            table.insert((account, person.as_slice()), encode(days).as_slice())?;
+        }
+        batches.retain_in((account, 0)..=(account, u64::MAX), |_, _| false)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn encode(days: &Days) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (place, day) in bytes.chunks_exact_mut(4).zip(days) {
+        place.copy_from_slice(&day.to_be_bytes());
+    }
+    bytes
 }
 
 fn decode(bytes: &[u8]) -> Days {
@@ -173,6 +260,7 @@ impl Store for Embedded {
                     people.insert(person, decode(value.value()));
                 }
             }
+            add_batches(&transaction.open_table(BATCHES)?, account, &mut people)?;
             Ok(people)
         };
         self.file.with(read).map_err(|e| LedgerError::Store(e.to_string()))
@@ -245,6 +333,64 @@ mod tests {
             self.0.bytes.lock().unwrap()[at..at + data.len()].copy_from_slice(data);
             Ok(())
         }
+    }
+
+    #[test]
+    fn batches_are_folded_and_nobody_is_lost_or_changed() {
+        let disk = Arc::new(Disk::default());
+        let store = || {
+            let own = Arc::clone(&disk);
+            let open = move || Ok(redb::Builder::new().create_with_backend(Mounted(Arc::clone(&own)))?);
+            Embedded::over(Box::new(open)).unwrap()
+        };
+        let person = |n: u32| {
+            let mut hash = PersonHash::default();
+            hash[..4].copy_from_slice(&n.to_be_bytes());
+            hash
+        };
+        let write = |account: &str, from: u32, to: u32, day: u32| Write {
+            account: account.into(),
+            people: (from..to).map(|n| (person(n), [day; 8])).collect(),
+        };
+        let count = |store: &Embedded, which: &str| {
+            let read = |database: &Database| {
+                let transaction = database.begin_read()?;
+                Ok(match which {
+                    "batches" => transaction.open_table(BATCHES)?.iter()?.count(),
+                    _ => transaction.open_table(PEOPLE)?.iter()?.count(),
+                })
+            };
+            store.file.with(read).unwrap()
+        };
+        let expected = |people: &HashMap<PersonHash, Days>| {
+            assert_eq!(people.len(), 30_000);
+            for n in [0, 4_999, 5_000, 29_999] {
+                assert_eq!(people[&person(n)], [if n < 5_000 { 9 } else { 7 }; 8], "{n}");
+            }
+        };
+        {
+            let store = store();
+            store.write(write("small", 0, 10, 7)).unwrap();
+            // 1.4 MB, and some of them again on a later day.
+            for part in 0..30 {
+                store
+                    .write(write("large", part * 1_000, (part + 1) * 1_000, 7))
+                    .unwrap();
+            }
+            store.write(write("large", 0, 5_000, 9)).unwrap();
+            expected(&store.load("large").unwrap());
+            let begun = std::time::Instant::now();
+            while count(&store, "people") == 0 {
+                assert!(begun.elapsed().as_secs() < 30, "never folded");
+                std::thread::yield_now();
+            }
+            expected(&store.load("large").unwrap());
+            assert!(count(&store, "people") >= 20_000 && count(&store, "batches") < 12);
+            assert_eq!(store.load("small").unwrap().len(), 10);
+        }
+        let store = store();
+        expected(&store.load("large").unwrap());
+        assert_eq!(store.load("small").unwrap()[&person(3)], [7; 8]);
     }
 
     #[test]

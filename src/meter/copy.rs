@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::row::{self, Malformed};
 use super::spec::MeterSpec;
@@ -122,7 +123,7 @@ impl CopyReader {
         first: bool,
         out: &mut BytesMut,
         shown: &mut Shown,
-        fields: impl Fn(&Self, &[u8]) -> Result<Vec<Field>, Malformed>,
+        fields: impl Fn(&Self, &[u8]) -> Result<Fields, Malformed>,
     ) -> Result<(), Malformed> {
         let line = body.strip_suffix(b"\n").ok_or(Malformed("COPY line without end"))?;
         let fields = fields(self, line)?;
@@ -150,78 +151,79 @@ impl CopyReader {
         Ok(())
     }
 
-    fn text_fields(&self, line: &[u8]) -> Result<Vec<Field>, Malformed> {
-        let mut fields = Vec::new();
-        let mut value = Vec::new();
-        let mut raw_from = 0;
-        let mut bytes = line.iter().copied().enumerate();
+    /// Where each column ends. Values are read of hidden ones only, which are the last.
+    fn text_fields(&self, line: &[u8]) -> Result<Fields, Malformed> {
+        let mut fields = Fields::new();
         let null = self.format.null.as_bytes();
         // No value is written like this: its backslash would be two.
         let certain = null == b"\\N";
-        let mut finish = |value: &mut Vec<u8>, from: usize, end: usize| {
-            let raw = line.get(from..end).unwrap_or(b"");
+        let (mut from, mut at) = (0, 0);
+        loop {
+            let rest = line.get(at..).unwrap_or_default();
+            let found = memchr::memchr2(self.format.delimiter, b'\\', rest).map(|found| at + found);
+            if let Some(found) = found.filter(|found| line.get(*found) == Some(&b'\\')) {
+                at = found + 2;
+                if at > line.len() {
+                    return Err(Malformed("COPY escape"));
+                }
+                continue;
+            }
+            let end = found.unwrap_or(line.len());
+            let raw = line.get(from..end).unwrap_or_default();
+            let hidden = fields.len() >= self.visible();
+            let is_null = hidden && raw == null;
             fields.push(Field {
                 end,
-                value: Some(std::mem::take(value)).filter(|_| !(certain && raw == null)),
-                null: raw == null,
+                value: (hidden && !(certain && is_null)).then(|| unescaped(raw)),
+                null: is_null,
             });
-        };
-        while let Some((at, byte)) = bytes.next() {
-            if byte == b'\\' {
-                let (_, escaped) = bytes.next().ok_or(Malformed("COPY escape"))?;
-                value.push(match escaped {
-                    b'b' => 8,
-                    b'f' => 12,
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    b'v' => 11,
-                    other => other,
-                });
-            } else if byte == self.format.delimiter {
-                finish(&mut value, raw_from, at);
-                raw_from = at + 1;
-            } else {
-                value.push(byte);
+            if found.is_none() {
+                return Ok(fields);
             }
+            at = end + 1;
+            from = at;
         }
-        finish(&mut value, raw_from, line.len());
-        Ok(fields)
     }
 
-    fn csv_fields(&self, line: &[u8]) -> Result<Vec<Field>, Malformed> {
+    fn csv_fields(&self, line: &[u8]) -> Result<Fields, Malformed> {
         let (quote, escape) = (self.format.quote, self.format.escape);
-        let mut fields = Vec::new();
+        let mut fields = Fields::new();
         let mut at = 0;
         loop {
+            let hidden = fields.len() >= self.visible();
             let mut value = Vec::new();
+            let mut push = |byte: u8| {
+                if hidden {
+                    value.push(byte);
+                }
+            };
             let quoted = line.get(at) == Some(&quote);
             if quoted {
                 at += 1;
                 loop {
                     let byte = *line.get(at).ok_or(Malformed("COPY quote"))?;
                     let next = line.get(at + 1).copied();
-                    if byte == escape && next.is_some_and(|n| n == quote || n == escape) {
-                        value.extend(next);
+                    if let Some(next) = next.filter(|n| byte == escape && (*n == quote || *n == escape)) {
+                        push(next);
                         at += 2;
                     } else if byte == quote {
                         at += 1;
                         break;
                     } else {
-                        value.push(byte);
+                        push(byte);
                         at += 1;
                     }
                 }
             } else {
                 while let Some(byte) = line.get(at).copied().filter(|b| *b != self.format.delimiter) {
-                    value.push(byte);
+                    push(byte);
                     at += 1;
                 }
             }
-            let null = !quoted && value == self.format.null.as_bytes();
+            let null = hidden && !quoted && value == self.format.null.as_bytes();
             fields.push(Field {
                 end: at,
-                value: (!null).then_some(value),
+                value: (hidden && !null).then_some(value),
                 null,
             });
             match line.get(at) {
@@ -276,7 +278,31 @@ impl CopyReader {
     }
 }
 
-/// One column of a line: where it ends, and its value without escapes and quotes. The text format writes a value that is the same as the
+/// A value of COPY's text format without its escapes.
+fn unescaped(raw: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(raw.len());
+    let mut bytes = raw.iter().copied();
+    while let Some(byte) = bytes.next() {
+        value.push(match byte {
+            b'\\' => match bytes.next() {
+                Some(b'b') => 8,
+                Some(b'f') => 12,
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b't') => b'\t',
+                Some(b'v') => 11,
+                Some(other) => other,
+                None => byte,
+            },
+            other => other,
+        });
+    }
+    value
+}
+
+type Fields = SmallVec<[Field; 16]>;
+
+/// One column of a line: where it ends, and of a hidden one its value without escapes and quotes. The text format writes a value that is the same as the
 /// string for NULL like NULL (unless it has a backslash): then it may be either.
 struct Field {
     end: usize,
