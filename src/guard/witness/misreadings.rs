@@ -68,6 +68,9 @@ const FORMS: [&str; 44] = [
     "xmlserialize",
 ];
 
+/// How a table is partitioned (`partition_strategy` of PostgreSQL's grammar): `sqlparser` takes the words behind PARTITION BY for a call.
+pub const STRATEGIES: [&str; 3] = ["hash", "list", "range"];
+
 /// Forms of SQL/XML, and the keywords in them that `sqlparser` keeps as identifiers. Elsewhere these are names like any other.
 const XML_FORMS: [&str; 3] = ["xmlparse", "xmlroot", "xmlserialize"];
 const XML_WORDS: [&str; 3] = ["content", "document", "version"];

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::misreadings;
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -51,6 +53,13 @@ pub fn collect(value: &Value, seen: &mut Seen) {
                             seen.functions.insert(parts);
                         }
                     }
+                    // CREATE TABLE … PARTITION BY LIST (…): a strategy and its columns, read as a call.
+                    "partition_by" if strategy(inner).is_some() => {
+                        strategy(inner)
+                            .into_iter()
+                            .for_each(|arguments| collect(arguments, seen));
+                        continue;
+                    }
                     key if RELATION_FIELDS.contains(&key) => {
                         if let Some(parts) = object_name(inner) {
                             seen.relations.insert(parts);
@@ -77,6 +86,14 @@ fn identifier(value: &Value) -> Option<String> {
         Some(Value::String(quote)) => Some(text.replace(&format!("{quote}{quote}"), quote)),
         _ => Some(text.to_ascii_lowercase()),
     }
+}
+
+/// What a table is partitioned by, where that is a strategy of PostgreSQL's: the arguments of what is no function.
+fn strategy(value: &Value) -> Option<&Value> {
+    let call = value.get("Function")?;
+    let name = call.get("name").and_then(object_name)?;
+    let known = matches!(name.as_slice(), [one] if misreadings::STRATEGIES.contains(&one.as_str()));
+    known.then(|| call.get("args")).flatten()
 }
 
 /// `ObjectName([Identifier(Ident), …])`
