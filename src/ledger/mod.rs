@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use dashmap::DashMap;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use smallvec::SmallVec;
 
 use crate::policy::Limit;
 pub use pack::{Categories, Pack};
@@ -142,6 +143,8 @@ impl Settled {
     }
 }
 
+/// People that are looked for together.
+const TOGETHER: usize = 32;
 /// Sets of limits that are remembered of one account.
 const SETTLED_MAX: usize = 16;
 
@@ -197,13 +200,31 @@ impl Ledger {
             return None;
         }
         let kinds = self.quick.of(request.shown.kinds());
-        let known = |exposure: Exposure<'_>| match exposure.person {
-            Person::Key(key) => kinds
-                .get(exposure.kind)
-                .is_some_and(|kind| account.today.knows(kind.hash(key), kind.categories)),
-            Person::Unknown(count) => count == 0,
-        };
-        request.shown.people().all(known).then(|| Charged {
+        // Some at a time: then the processor asks the memory for them together.
+        let mut some: SmallVec<[(Quick, Categories); TOGETHER]> = SmallVec::new();
+        let mut people = request.shown.people();
+        loop {
+            some.clear();
+            let mut ended = true;
+            for exposure in people.by_ref().take(TOGETHER) {
+                ended = false;
+                match exposure.person {
+                    Person::Key(key) => {
+                        let kind = kinds.get(exposure.kind)?;
+                        some.push((kind.hash(key), kind.categories));
+                    }
+                    Person::Unknown(0) => {}
+                    Person::Unknown(_) => return None,
+                }
+            }
+            if !some.iter().all(|(person, shown)| account.today.knows(*person, *shown)) {
+                return None;
+            }
+            if ended {
+                break;
+            }
+        }
+        Some(Charged {
             released: request.shown.len(),
             crossings: Vec::new(),
             stopped: None,

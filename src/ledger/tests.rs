@@ -191,6 +191,12 @@ fn who_has_been_shown_today_is_known_without_the_disk() {
     ] {
         assert_eq!(known(vec![row(1, 4), rows.clone()]), None, "{rows:?}");
     }
+    // Wherever in a long batch the new one stands.
+    for at in [0, 1, 30, 31, 32, 33, 63, 64, 65, 99] {
+        let rows = (0..100).map(|n| row(if n == at { 3 } else { 1 }, 4)).collect();
+        assert_eq!(known(rows), None, "{at}");
+    }
+    assert_eq!(known(vec![row(1, 4); 100]), Some(100));
     // More of a person is what has been shown of it together.
     charge(vec![row(1, 2)]);
     assert_eq!(known(vec![row(1, 6), row(1, 2), row(1, 4)]), Some(3));
