@@ -64,13 +64,13 @@ fn inputs() -> Vec<(&'static str, String, Answers)> {
         ("100 000 statements", "SELECT 1;".repeat(100_000), &["54000"]),
         ("500 statements", "SELECT 1;".repeat(499), &[""]),
         (
-            "a literal of 10 MB",
-            format!("SELECT length('{}')", "x".repeat(10_000_000)),
+            "a literal of 4 MB",
+            format!("SELECT length('{}')", "x".repeat(4_000_000)),
             &[""],
         ),
         (
-            "a literal of 20 MB",
-            format!("SELECT length('{}')", "x".repeat(20_000_000)),
+            "a literal of 5 MB",
+            format!("SELECT length('{}')", "x".repeat(5_000_000)),
             &["54000"],
         ),
         (
@@ -78,7 +78,7 @@ fn inputs() -> Vec<(&'static str, String, Answers)> {
             format!("SELECT {}1", "1,".repeat(5_000_000)),
             &["54000"],
         ),
-        ("10 MB of quotes", format!("SELECT {}", "''".repeat(5_000_000)), &[""]),
+        ("4 MB of quotes", format!("SELECT {}", "''".repeat(2_000_000)), &[""]),
         (
             "a comment of 10 MB",
             format!("/*{}*/ SELECT 1", "x".repeat(10_000_000)),

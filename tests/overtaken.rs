@@ -124,3 +124,36 @@ fn a_new_policy_holds_for_statements_that_were_prepared_before() {
     let refused = run(&mut raw, "s");
     assert!(refused.rows.is_empty() && refused.sqlstate() == "42501", "{refused:?}");
 }
+
+#[test]
+fn a_policy_that_is_loaded_meanwhile_holds_for_what_was_bound_and_after_ddl() {
+    let policy = unlimited_policy().replace("\"address\"]", "\"address\"]\nddl = true");
+    let without = policy.replace("clear = [\"name\", \"phone\", ", "clear = [\"name\", ");
+    let menshen = Menshen::with(&policy, "");
+    let text = "SELECT id, phone FROM crm.customers WHERE id < 3 ORDER BY id";
+    let mut bound = menshen.support();
+    prepare(&mut bound, "s", text);
+    bound.bind("", "s", &[], &[]);
+    let mut transaction = menshen.support();
+    for statement in ["BEGIN", "CREATE TEMP TABLE mine (a int)", text] {
+        assert_eq!(transaction.simple(statement).error, None, "{statement}");
+    }
+    prepare(&mut transaction, "s", text);
+    assert!(!run(&mut transaction, "s").text(0, 1).contains('*'));
+    menshen.write_policy(&without);
+    menshen.wait_for("\"epoch\":2");
+    // Adopted by the database's keeper right behind that.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    bound.execute("", 0);
+    bound.sync();
+    let late = bound.answer();
+    assert!(late.rows.is_empty() && late.sqlstate() == "0A000", "{late:?}");
+    for text in [
+        text,
+        "SELECT phone, phone AS p FROM crm.customers WHERE id < 3 ORDER BY id",
+    ] {
+        let answer = transaction.simple(text);
+        assert!(answer.text(0, 1).contains("****"), "{answer:?}");
+    }
+    assert!(run(&mut transaction, "s").text(0, 1).contains("****"));
+}

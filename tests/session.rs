@@ -592,3 +592,73 @@ fn others_who_change_the_catalog_all_the_time_do_not_stop_anybody() {
         }
     });
 }
+
+#[test]
+fn settings_are_not_changed_by_writing_to_their_view() {
+    let menshen = Menshen::demo();
+    for login in ["analyst", "intern"] {
+        let mut raw = menshen.connect(login, "");
+        assert_eq!(
+            raw.simple("CREATE TEMP TABLE customers (id int, phone text)").error,
+            None
+        );
+        for set in [
+            "UPDATE pg_settings SET setting = 'crm, pg_temp' WHERE name = 'search_path'",
+            "UPDATE pg_catalog.pg_settings SET setting = 'debug5' WHERE name = 'client_min_messages'",
+            "WITH u AS (UPDATE pg_settings SET setting = 'crm, pg_temp' WHERE name = 'search_path') SELECT 1",
+            "PREPARE u AS UPDATE pg_settings SET setting = 'crm, pg_temp' WHERE name = 'search_path'",
+            "EXPLAIN ANALYZE UPDATE pg_settings SET setting = 'crm, pg_temp' WHERE name = 'search_path'",
+        ] {
+            assert!(raw.simple(set).error.is_some(), "{login}: {set}");
+            assert!(raw.extended(set, &[], false).error.is_some(), "{login}: {set}");
+            assert_eq!(raw.simple("SELECT upper(phone) FROM customers").rows.len(), 0, "{set}");
+        }
+        // By a view of one's own it sets, and Menshen asks.
+        raw.simple("CREATE TEMP VIEW v AS SELECT name, setting FROM pg_settings");
+        raw.simple("UPDATE v SET setting = 'crm, pg_temp' WHERE name = 'search_path'");
+        let shown = raw.simple("SELECT upper(phone) FROM customers WHERE id < 4");
+        let clear = shown
+            .rows
+            .iter()
+            .any(|r| !String::from_utf8_lossy(r[0].as_deref().unwrap_or(b"*")).contains('*'));
+        assert!(!clear, "{login}: {shown:?}");
+    }
+}
+
+#[test]
+fn a_portal_outlives_its_statement_and_is_metered() {
+    let policy = crate::harness::menshen::demo_policy().replace("stop_at = 1.0 ", "stop_at = 0.01 ");
+    let menshen = Menshen::with(&policy, "");
+    let message = |kind: u8, body: &[u8]| {
+        let length = i32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[kind], length.as_slice(), body].concat()
+    };
+    let text = "SELECT upper(phone) FROM crm.customers UNION SELECT 'x'";
+    let parse = message(b'P', &[b"s\0", text.as_bytes(), b"\0\0\0"].concat());
+    let bind = message(b'B', b"x\0s\0\0\0\0\0\0\0");
+    let sync = message(b'S', b"");
+    let fetch = |raw: &mut Raw| {
+        let answer = raw.simple("FETCH ALL FROM x");
+        assert!(answer.rows.len() < 26 && answer.error.is_some(), "{answer:?}");
+    };
+    // Its statement is closed.
+    let mut raw = menshen.support();
+    assert_eq!(raw.simple("BEGIN").error, None);
+    raw.write_raw(&[parse.clone(), bind.clone(), message(b'C', b"Ss\0"), sync.clone()].concat());
+    assert_eq!(raw.answer().error, None);
+    fetch(&mut raw);
+    raw.simple("ROLLBACK");
+    // BEGIN is on its way when it is bound and fetched from; the text is known.
+    for _ in 0..3 {
+        let mut raw = menshen.support();
+        let begin = message(b'Q', b"BEGIN\0");
+        let fetch = message(b'Q', b"FETCH ALL FROM x\0");
+        raw.write_raw(&[begin, parse.clone(), bind.clone(), sync.clone(), fetch].concat());
+        for _ in 0..2 {
+            assert_eq!(raw.answer().error, None);
+        }
+        let answer = raw.answer();
+        assert!(answer.rows.len() < 26 && answer.error.is_some(), "{answer:?}");
+        raw.simple("ROLLBACK");
+    }
+}

@@ -9,7 +9,7 @@ use crate::wire::frame;
 /// Limits on clients. What is `None` is not limited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// `statement_bytes_max`: one query string. *Default: 16 MiB; most: 128 MiB*
+    /// `statement_bytes_max`: one query string. *Default: 4 MiB; most: 128 MiB*
     pub statement_bytes_max: usize,
     /// `message_bytes_max`: one message of a client: a parameter, a piece of COPY. *Default: 64 MiB; most: PostgreSQL's own, 1 GiB*
     pub message_bytes_max: usize,

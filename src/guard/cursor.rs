@@ -43,8 +43,10 @@ pub(super) fn used(subject: &Subject<'_>) -> Judged {
     let name = subject.tree.text("portalname").to_owned();
     let mut judged = subject.forward(StatementKind::Query);
     judged.plan.context_free = true;
-    judged.plan.may_change_settings = false;
+    // What nobody knows may run anything.
+    judged.plan.may_change_settings = true;
     if subject.tree.kind() == "ClosePortalStmt" {
+        judged.plan.may_change_settings = false;
         let name = (!name.is_empty()).then_some(name);
         judged.plan.kind = StatementKind::CloseCursor { name };
         return judged;

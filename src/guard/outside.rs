@@ -9,12 +9,24 @@ pub fn bytes_outside_literals(text: &str) -> usize {
     let bytes = text.as_bytes();
     let mut outside = 0;
     let mut at = 0;
+    let (mut escapes, mut ended) = (false, 0);
     while let Some(byte) = bytes.get(at) {
         let rest = bytes.get(at..).unwrap_or_default();
         let (length, literal) = match byte {
-            b'\'' => (quoted(rest, b'\'', is_escape(bytes, at)), true),
+            b'\'' => {
+                // Behind a literal, blanks and an end of line stands another part of it, of the same kind.
+                escapes = is_escape(bytes, at) || escapes && bytes.get(ended..at).is_some_and(is_continued);
+                let length = quoted(rest, b'\'', escapes);
+                ended = at + length;
+                (length, true)
+            }
             b'"' => (quoted(rest, b'"', false), false),
-            b'-' if rest.starts_with(b"--") => (position(rest, b"\n").unwrap_or(rest.len()), false),
+            b'-' if rest.starts_with(b"--") => (
+                rest.iter()
+                    .position(|b| matches!(b, b'\n' | b'\r'))
+                    .unwrap_or(rest.len()),
+                false,
+            ),
             b'/' if rest.starts_with(b"/*") => (comment(rest), false),
             b'$' if !continues_name(bytes, at) => dollar(rest).map_or((1, false), |length| (length, true)),
             _ => (1, false),
@@ -40,7 +52,19 @@ fn continues_name(bytes: &[u8], at: usize) -> bool {
 /// Whether the quote at a place begins a literal with backslash escapes: behind an `E` that is not part of a name.
 fn is_escape(bytes: &[u8], at: usize) -> bool {
     let Some(before) = at.checked_sub(1) else { return false };
-    matches!(bytes.get(before), Some(b'e' | b'E')) && !continues_name(bytes, before)
+    let head = bytes.get(..before).unwrap_or_default();
+    let digits = head.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let head = head.get(..head.len() - digits).unwrap_or_default();
+    // `$1E'…'` is a parameter and a literal, `1E'…'` a number and one; `x1E'…'` is a name and a plain one.
+    let head = head.strip_suffix(b"$").filter(|_| digits > 0).unwrap_or(head);
+    matches!(bytes.get(before), Some(b'e' | b'E')) && !head.last().is_some_and(|b| is_name_byte(*b))
+}
+
+/// Whether between two literals there is what makes one of them: blanks with an end of line, and comments of a line.
+fn is_continued(between: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(between);
+    let lines = text.split(['\n', '\r']).map(str::trim_ascii_start);
+    lines.clone().count() > 1 && lines.clone().all(|line| line.is_empty() || line.starts_with("--"))
 }
 
 /// Length of what is quoted, both quotes included. A doubled quote is two pieces, which comes to the same.
@@ -110,6 +134,12 @@ mod tests {
             // Not behind a name that ends with an e: the second quote ends it.
             ("type'x\\'y'", 5),
             ("\"a'b\"'x'", 5),
+            ("E'a'\n'\\'', x''", 5),
+            ("E'a' -- x\n'\\''1", 8),
+            ("E'a' '\\',1", 4),
+            ("--\r'x'", 3),
+            ("$1E'\\''1", 4),
+            ("x$1E'\\'1", 5),
             ("--'\n'x'", 4),
             ("/*'/*'*/'*/'x'", 11),
             ("$$x'$$", 0),

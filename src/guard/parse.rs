@@ -12,7 +12,7 @@ use super::tree::Tree;
 use crate::wire::Refusal;
 
 /// Most bytes of one query string, where the configuration says nothing else: mostly literals, or it is refused by the next limit.
-pub const STATEMENT_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
+pub const STATEMENT_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
 /// Most bytes that the configuration may allow. Reading takes several times as much.
 pub const STATEMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Most bytes of one query string outside of its literals: each may be a token.

@@ -73,6 +73,7 @@ pub(super) enum Walked<'w> {
 /// Judges functions, types and names of a statement, and walks the query or data modification in it.
 pub(super) fn walked<'w>(subject: &Subject<'w>, tree: &Tree, people: People) -> Result<Walked<'w>, Verdict> {
     subject.functions()?;
+    settings_are_not_updated(tree)?;
     if !subject.touches()? {
         return Ok(Walked::Free(unprotected(subject, tree)?));
     }
@@ -84,6 +85,23 @@ pub(super) fn walked<'w>(subject: &Subject<'w>, tree: &Tree, people: People) -> 
     }
     kept_by_the_way(subject, tree, &walk)?;
     Ok(Walked::Seen(Box::new(walk), output))
+}
+
+/// `UPDATE pg_settings` is `set_config` for rows that nobody can name (its rule `pg_settings_u` is built in).
+fn settings_are_not_updated(tree: &Tree) -> Result<(), Refusal> {
+    let mut writes = false;
+    tree.walk(&mut |n| {
+        writes |= modifies(n.kind()) && n.field("relation").text("relname") == "pg_settings";
+        true
+    });
+    if writes {
+        return Err(Refusal::unsupported(
+            "setting-name",
+            "settings are not changed by writing to \"pg_settings\": Menshen must know which",
+            "use SET, or set_config with the setting's name",
+        ));
+    }
+    Ok(())
 }
 
 /// Operators that stand in no expression (of ORDER BY … USING, of joins, of CASE and IN) may keep what they compare. What they compare is not

@@ -28,11 +28,20 @@ impl Session {
             b'S' => !self.pipeline_wrote,
             _ => false,
         };
-        if passes || self.phase != Phase::Ready || !self.owed.iter().any(Owed::is_barrier) {
+        if passes || self.phase != Phase::Ready || !(self.owed.iter().any(Owed::is_barrier) || self.bound_before_sync())
+        {
             return false;
         }
         self.hurry();
         true
+    }
+
+    /// A portal with a name was bound before a Sync that is not answered yet: whether it lives on behind it, and whether the name is its own, only
+    /// the server knows (BEGIN may be on its way, Bind may fail).
+    fn bound_before_sync(&self) -> bool {
+        let mut owed = self.owed.iter();
+        owed.any(|o| matches!(o, Owed::Bind { name, .. } if !name.is_empty()))
+            && owed.any(|o| matches!(o, Owed::Sync { own: false, .. }))
     }
 
     /// The server sends replies of an open pipeline only when asked to.
@@ -603,7 +612,11 @@ impl Session {
         let just_bound = behind
             .find(|owed| !matches!(owed, Owed::DescribePortal { .. }))
             .is_some_and(|owed| matches!(owed, Owed::Bind { name: n, .. } if *n == name));
-        if !just_bound && let Some(plan) = &plan {
+        // But the clock, and the policy, where the client takes its time.
+        let depends = portal.under != Depends::OnNothing;
+        if (depends || !just_bound)
+            && let Some(plan) = &plan
+        {
             match self.fresh_portal(&name, &portal, plan, now) {
                 Ok(true) => {}
                 Ok(false) => return Taken::Later(frame),

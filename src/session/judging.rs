@@ -31,6 +31,19 @@ const PROBE: &str = "menshen.probe";
 const NAME_BYTES_MAX: usize = 63;
 
 impl Session {
+    /// A policy that is loaded while a transaction has a catalog of its own holds there, too.
+    pub(super) fn follow_policy(&mut self) {
+        let (Some(own), Some(judge)) = (&self.own_ground, &self.judge) else {
+            return;
+        };
+        let shared = judge.ground();
+        if own.policy.epoch != shared.policy.epoch {
+            let policy = Arc::clone(&shared.policy);
+            let ground = Ground::new(policy, Arc::clone(&own.catalog), shared.pack.clone(), Some(&shared));
+            self.own_ground = Some(Arc::new(ground));
+        }
+    }
+
     /// Judges a text of the client.
     pub(super) fn judge_text(&mut self, text: &str, extended: bool, now: Timestamp) -> Judging {
         if let Err(refusal) = self.readable(text) {

@@ -469,6 +469,7 @@ impl Session {
                 continue;
             }
             let Some(frame) = self.client.pop_front() else { return };
+            self.follow_policy();
             if self.must_wait(&frame) {
                 self.client.push_front(frame);
                 return;

@@ -242,14 +242,9 @@ impl Session {
         }
         match self.owed.pop_front() {
             Some(Owed::Close { own, statement, portal }) => {
-                if let Some(name) = statement
-                    && let Some(gone) = self.statements.remove(&name)
-                {
-                    // What is prepared again must show what this has shown.
-                    if !own {
-                        self.shapes.remove(&gone.id);
-                    }
-                    self.portals.retain(|_, p| p.prepared.id != gone.id);
+                // The server keeps portals of a statement that is closed, and so do their shapes stay.
+                if let Some(name) = statement {
+                    self.statements.remove(&name);
                 }
                 if let Some(name) = portal {
                     self.portals.remove(&name);

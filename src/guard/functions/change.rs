@@ -36,6 +36,9 @@ pub struct Changers {
     called: HashSet<String>,
 }
 
+/// The view whose rows are settings: an UPDATE of them sets.
+const SETTINGS: &str = "pg_settings";
+
 /// Objects from here on are not built in (`FirstNormalObjectId`).
 const FIRST_NORMAL: Oid = 16_384;
 
@@ -47,7 +50,10 @@ impl Changers {
         all.extend(functions.iter().filter(|f| by_itself(f)).map(|f| Use::call(f.oid)));
         for relation in catalog.relations.values() {
             let definitions = relation.rules.iter().chain(&relation.view_definition);
-            let sets = |text: &String| body::words(text).is_none_or(|w| w.called.contains("set_config"));
+            // Writing to a view over pg_settings, or a rule that writes to it, is set_config by another name.
+            let sets = |text: &String| {
+                body::words(text).is_none_or(|w| w.called.contains("set_config") || w.all.contains(SETTINGS))
+            };
             if definitions.into_iter().any(sets) {
                 all.extend(relation_uses(relation.oid));
             }
@@ -255,6 +261,9 @@ pub fn is_followed(name: &str) -> bool {
 /// Whether a body sets such a setting: by SET, RESET or DISCARD at the beginning of a statement, by set_config with its name or one that is
 /// computed, or by SQL that is built from text.
 fn sets(text: &str) -> bool {
+    if text.to_lowercase().contains(SETTINGS) {
+        return true;
+    }
     let Ok(tokens) = super::super::parse::scan(text) else {
         return true;
     };

@@ -354,6 +354,15 @@ impl Walk<'_> {
         {
             let value = part.field("val");
             let number = if part.kind() == "AConst" { value.int("ival") } else { 0 };
+            // Hidden columns stand behind the client's: their numbers are not the client's to use.
+            let is_number = part.kind() == "AConst" && !value.field("ival").is_null() || number != 0;
+            if is_number && !usize::try_from(number).is_ok_and(|n| (1..=output.columns.len()).contains(&n)) {
+                let refusal = Refusal {
+                    sqlstate: "42P10",
+                    ..unsupported("ordinal", format!("position {number} is not in select list"))
+                };
+                return Err(refusal.into());
+            }
             let by_number = usize::try_from(number)
                 .ok()
                 .and_then(|n| output.columns.get(n.checked_sub(1)?));
