@@ -662,3 +662,23 @@ fn a_portal_outlives_its_statement_and_is_metered() {
         raw.simple("ROLLBACK");
     }
 }
+
+#[test]
+fn a_range_type_of_one_s_own_is_used_like_any_other() {
+    let policy = crate::harness::menshen::unlimited_policy().replace("clear = [\"*\"]", "clear = [\"*\"]\nddl = true");
+    let menshen = Menshen::with(&policy, "");
+    let mut raw = menshen.connect("dba", "");
+    let made = raw.simple("CREATE TYPE pg_temp.floatrange AS RANGE (subtype = float8, subtype_diff = float8mi)");
+    assert_eq!(made.error, None);
+    assert_eq!(
+        raw.extended("SELECT $1::floatrange", &["[1,2)"], false).text(0, 0),
+        "[1,2)"
+    );
+    let text = "SELECT pg_temp.floatrange(1, 2), pg_temp.floatrange(1, 2, '[]'), pg_temp.floatmultirange(pg_temp.floatrange(1, 2))";
+    let answer = raw.simple(text);
+    assert_eq!(answer.error, None);
+    assert_eq!(
+        (answer.text(0, 1), answer.text(0, 2)),
+        ("[1,2]".to_owned(), "{[1,2)}".to_owned())
+    );
+}

@@ -81,6 +81,15 @@ impl Words {
     }
 }
 
+/// What CREATE TYPE … AS RANGE makes of its own accord: a value of two bounds, or of ranges (typecmds.c, makeRangeConstructors).
+const CONSTRUCTORS: [&str; 5] = [
+    "multirange_constructor0",
+    "multirange_constructor1",
+    "multirange_constructor2",
+    "range_constructor2",
+    "range_constructor3",
+];
+
 /// Why a function is refused by itself, and the words of its body.
 pub(super) fn judge(function: &Function, forbidden: &Forbidden) -> (Option<Why>, Words) {
     if function.kind == 'a' {
@@ -104,6 +113,7 @@ pub(super) fn judge(function: &Function, forbidden: &Forbidden) -> (Option<Why>,
                     system: !entry.reads_relations(),
                 }),
                 None if harmless || BUILT_INS.knows_function(symbol) || BUILT_INS.keeps(symbol) => None,
+                None if CONSTRUCTORS.contains(&symbol) => None,
                 // The symbol of one that is on the list may be another than its name.
                 None => Some(Why::data(format!(
                     "stands for \"{symbol}\" inside the server, which Menshen does not know"
