@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::clients::different;
 use crate::harness::canary::leaks;
 use crate::harness::menshen::unlimited_policy;
 use crate::harness::{Menshen, Postgres};
@@ -65,27 +66,7 @@ fn java_programs_print_what_they_print_on_a_masked_copy() {
         assert!(wanted.lines().count() > 15_000, "{} lines", wanted.lines().count());
         let found = leaks(got.as_bytes(), login, "");
         assert!(!masked || found.is_empty(), "{login}: {found:?}");
-        // The part in which a line stands tells what to look at.
-        let mut part = "";
-        let mut different = Vec::new();
-        for (a, b) in got.lines().zip(wanted.lines()) {
-            if b.starts_with("== ") {
-                part = b;
-            }
-            if a != b {
-                different.push(format!("{part}\n    {a}\n    instead of\n    {b}"));
-                if a.starts_with("!! ") || a.starts_with("== ") {
-                    break;
-                }
-            }
-        }
-        different.truncate(10);
-        assert!(
-            different.is_empty() && got.lines().count() == wanted.lines().count(),
-            "{login}: {} lines, {} wanted\n{}",
-            got.lines().count(),
-            wanted.lines().count(),
-            different.join("\n")
-        );
+        let different = different(&got, &wanted);
+        assert!(different.is_empty(), "{login}: {different}");
     }
 }

@@ -184,3 +184,31 @@ fn a_message_that_is_too_long_is_told_so() {
     assert!(words.contains("C08P01\0"), "{words}");
     assert!(menshen.audit().contains("message-bytes"));
 }
+
+#[test]
+fn who_has_not_logged_in_is_not_waited_for_with_much() {
+    use std::io::{Read, Write};
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", menshen.port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let body = [
+        &196_608_i32.to_be_bytes()[..],
+        b"user\0analyst\0database\0",
+        menshen.database.as_bytes(),
+        b"\0\0",
+    ]
+    .concat();
+    let length = i32::try_from(body.len() + 4).unwrap().to_be_bytes();
+    stream.write_all(&[&length[..], &body].concat()).unwrap();
+    let mut asked = [0; 9];
+    stream.read_exact(&mut asked).unwrap();
+    assert_eq!(asked[0], b'R');
+    // A password message that claims more than PostgreSQL would take; not a byte of it follows.
+    stream
+        .write_all(&[&b"p"[..], &65_536_i32.to_be_bytes()].concat())
+        .unwrap();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains("C08P01\0") && said.contains("65536"), "{said}");
+}

@@ -142,8 +142,6 @@ fn a_policy_that_is_loaded_meanwhile_holds_for_what_was_bound_and_after_ddl() {
     assert!(!run(&mut transaction, "s").text(0, 1).contains('*'));
     menshen.write_policy(&without);
     menshen.wait_for("\"epoch\":2");
-    // Adopted by the database's keeper right behind that.
-    std::thread::sleep(std::time::Duration::from_millis(500));
     bound.execute("", 0);
     bound.sync();
     let late = bound.answer();

@@ -605,6 +605,8 @@ fn settings_are_not_changed_by_writing_to_their_view() {
         for set in [
             "UPDATE pg_settings SET setting = 'crm, pg_temp' WHERE name = 'search_path'",
             "UPDATE pg_catalog.pg_settings SET setting = 'debug5' WHERE name = 'client_min_messages'",
+            "UPDATE U&\"pg\\005fsettings\" SET setting = 'crm, pg_temp' WHERE name = 'search_path'",
+            "MERGE INTO pg_settings p USING (SELECT 1) x ON p.name = 'search_path' WHEN MATCHED THEN UPDATE SET setting = 'crm, pg_temp'",
             "WITH u AS (UPDATE pg_settings SET setting = 'crm, pg_temp' WHERE name = 'search_path') SELECT 1",
             "PREPARE u AS UPDATE pg_settings SET setting = 'crm, pg_temp' WHERE name = 'search_path'",
             "EXPLAIN ANALYZE UPDATE pg_settings SET setting = 'crm, pg_temp' WHERE name = 'search_path'",
@@ -681,4 +683,93 @@ fn a_range_type_of_one_s_own_is_used_like_any_other() {
         (answer.text(0, 1), answer.text(0, 2)),
         ("[1,2]".to_owned(), "{[1,2)}".to_owned())
     );
+}
+
+#[test]
+fn what_an_operator_class_runs_is_not_overlooked() {
+    let menshen = Menshen::with(&crate::harness::menshen::unlimited_policy(), "");
+    Postgres::get().sql(
+        &menshen.database,
+        "CREATE SCHEMA own; GRANT USAGE ON SCHEMA own TO PUBLIC;
+         CREATE FUNCTION own.cmp(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+             'BEGIN PERFORM set_config(''search_path'', ''crm, pg_temp'', false); RETURN btint4cmp($1, $2); END';
+         CREATE OPERATOR CLASS own.ops FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
+             FUNCTION 1 own.cmp(int, int);
+         CREATE TYPE own.r AS RANGE (subtype = int, subtype_opclass = own.ops, multirange_type_name = own.m);
+         CREATE TABLE own.indexed (a int); INSERT INTO own.indexed SELECT generate_series(1, 100);
+         CREATE INDEX ON own.indexed (a own.ops); GRANT ALL ON own.indexed TO PUBLIC;",
+    );
+    for (sql, refused) in [
+        ("SELECT '[1,2)'::own.r", true),
+        ("SELECT '{[1,2)}'::own.m", true),
+        ("SELECT own.r(1, 2)", true),
+        ("SELECT own.m(own.r(1, 2))", true),
+        ("INSERT INTO own.indexed VALUES (1), (2)", false),
+        ("SELECT a FROM own.indexed WHERE a < 3", false),
+    ] {
+        for extended in [false, true] {
+            let mut raw = menshen.connect("analyst", "");
+            assert_eq!(
+                raw.simple("CREATE TEMP TABLE customers (id int, phone text)").error,
+                None
+            );
+            assert_eq!(raw.simple("SET enable_seqscan = off").error, None);
+            let set = if extended {
+                raw.extended(sql, &[], false)
+            } else {
+                raw.simple(sql)
+            };
+            assert_eq!(set.error.is_some(), refused, "{sql}: {set:?}");
+            let shown = raw.simple("SELECT upper(phone) FROM customers WHERE id < 3");
+            let clear =
+                |row: &Vec<Option<Vec<u8>>>| !String::from_utf8_lossy(row[0].as_deref().unwrap_or(b"*")).contains('*');
+            assert!(!shown.rows.iter().any(clear), "{sql}, extended {extended}: {shown:?}");
+        }
+    }
+}
+
+#[test]
+fn a_hidden_column_has_no_number() {
+    let by_card = crate::harness::menshen::unlimited_policy().replace(
+        "[tables.\"crm.customers\"]\nperson = \"id\"",
+        "[tables.\"crm.customers\"]\nperson = \"id_card\"",
+    );
+    assert!(by_card.contains("person = \"id_card\""));
+    let menshen = Menshen::with(&by_card, "");
+    for login in ["analyst", "support"] {
+        let mut raw = menshen.connect(
+            login,
+            if login == "support" {
+                crate::harness::menshen::CASE
+            } else {
+                ""
+            },
+        );
+        let both = "SELECT id, phone FROM crm.customers";
+        for sql in [
+            format!("{both} ORDER BY 3"),
+            format!("{both} UNION ALL {both} ORDER BY 3"),
+            format!("{both} UNION {both} ORDER BY 3"),
+            "SELECT DISTINCT ON (3) id, phone FROM crm.customers".to_owned(),
+            "SELECT phone, count(*) FROM crm.customers GROUP BY 1, 3".to_owned(),
+            format!("SELECT * FROM ({both} ORDER BY 3 LIMIT 5) x"),
+            format!("{both} ORDER BY 0"),
+        ] {
+            for extended in [false, true] {
+                let answer = if extended {
+                    raw.extended(&sql, &[], false)
+                } else {
+                    raw.simple(&sql)
+                };
+                assert_eq!(answer.sqlstate(), "42P10", "{login}: {sql}");
+            }
+        }
+        for sql in [
+            format!("{both} UNION ALL {both} ORDER BY 2, 1 LIMIT 3"),
+            "SELECT *, 1 FROM crm.customers ORDER BY 11 LIMIT 3".to_owned(),
+        ] {
+            let answer = raw.simple(&sql);
+            assert!(answer.error.is_none() && answer.rows.len() == 3, "{answer:?}");
+        }
+    }
 }

@@ -19,6 +19,9 @@ pub const PREPARE: &str = "SET search_path = ''";
 /// A cast between a built-in type and another runs when the other is used: whoever makes a type of his own that can be cast to text does not
 /// change what the casts of others to text run.
 ///
+/// What compares values by an operator class (ranges, indexes, partitions, types of one's own) runs its functions, though they depend on the class and
+/// not it on them.
+///
 /// Definitions are printed under a lock on the relations that they name. What another session holds or wants exclusively is not waited for: its
 /// definitions are left out, and marked: [`parse`] takes them from an earlier reading of the same version (what is stored, and the names of what it
 /// names).
@@ -64,6 +67,11 @@ WITH RECURSIVE belongs(member, roleid) AS (
      WHERE w.ev_class >= 16384
   UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 'f', p.oid, NULL FROM pg_catalog.pg_proc p WHERE p.oid >= 16384
   UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, 't', t.oid, NULL FROM pg_catalog.pg_type t WHERE t.oid >= 16384
+), coded(opclass, code) AS (
+    SELECT o.oid, p.amproc::pg_catalog.oid FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_amproc p ON p.amprocfamily = o.opcfamily
+     WHERE p.amproc::pg_catalog.oid >= 16384
+  UNION SELECT o.oid, w.oprcode::pg_catalog.oid FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_amop a ON a.amopfamily = o.opcfamily
+      JOIN pg_catalog.pg_operator w ON w.oid = a.amopopr WHERE w.oprcode::pg_catalog.oid >= 16384
 ), locked AS MATERIALIZED (
     SELECT l.relation AS oid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
      WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
@@ -129,6 +137,13 @@ SELECT pg_catalog.json_build_object(
           WHERE t.oid >= 16384
       UNION ALL SELECT 't', t.oid, 'f', c.castfunc FROM pg_catalog.pg_cast c CROSS JOIN LATERAL (VALUES (c.castsource, c.casttarget), (c.casttarget, c.castsource)) t(oid, other)
           WHERE t.oid >= 16384 OR t.other < 16384
+      UNION ALL SELECT 't', t.oid, 'f', d.code FROM coded d JOIN pg_catalog.pg_range r ON r.rngsubopc = d.opclass
+          CROSS JOIN LATERAL (VALUES (r.rngtypid), (r.rngmultitypid)) t(oid)
+      UNION ALL SELECT 't', o.opcintype, 'f', d.code FROM coded d JOIN pg_catalog.pg_opclass o ON o.oid = d.opclass WHERE o.opcintype >= 16384
+      UNION ALL SELECT k.kind, i.indrelid, 'f', d.code FROM coded d JOIN pg_catalog.pg_index i ON d.opclass = ANY (i.indclass)
+          CROSS JOIN (VALUES ('r'), ('m'), ('w')) k(kind)
+      UNION ALL SELECT k.kind, i.partrelid, 'f', d.code FROM coded d JOIN pg_catalog.pg_partitioned_table i ON d.opclass = ANY (i.partclass)
+          CROSS JOIN (VALUES ('r'), ('m'), ('w')) k(kind)
       UNION ALL SELECT k.kind, i.inhparent, k.kind, i.inhrelid FROM pg_catalog.pg_inherits i CROSS JOIN (VALUES ('r'), ('m'), ('w')) k(kind)
       UNION ALL SELECT 'w', i.inhrelid, 'w', i.inhparent FROM pg_catalog.pg_inherits i
       UNION ALL SELECT 'w', c.confrelid, 'w', c.conrelid FROM pg_catalog.pg_constraint c

@@ -283,8 +283,13 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Client bytes: consumes whole messages from the buffer.
     pub fn client_bytes(&mut self, bytes: &mut BytesMut, now: Timestamp) -> Vec<Action> {
+        // Nobody who has not logged in is waited for with that much.
+        let most = match self.phase {
+            Phase::Startup => frame::AUTHENTICATION_BYTES_MAX,
+            Phase::Ready | Phase::Closed => self.settings.message_bytes_max,
+        };
         loop {
-            match frame::next(bytes, self.settings.message_bytes_max) {
+            match frame::next(bytes, most) {
                 Ok(Some(frame)) => self.client.push_back(frame),
                 Ok(None) => break,
                 Err(bad) => {
@@ -462,6 +467,7 @@ impl Session {
             if std::mem::take(&mut self.cancel_front) {
                 self.cancel_waiting();
             }
+            self.follow_policy();
             if !self.turns.is_empty() {
                 if !self.take_turn(now) {
                     return;
@@ -469,7 +475,6 @@ impl Session {
                 continue;
             }
             let Some(frame) = self.client.pop_front() else { return };
-            self.follow_policy();
             if self.must_wait(&frame) {
                 self.client.push_front(frame);
                 return;
@@ -510,7 +515,7 @@ impl Session {
     fn bad_length(&mut self, bad: &frame::BadLength) {
         let most = self.settings.message_bytes_max;
         let is_postgres_own = |length: i64| (0..=0x3fff_ffff).contains(&length);
-        if self.phase == Phase::Closed || bad.length < 4 || !is_postgres_own(bad.length) {
+        if self.phase != Phase::Ready || bad.length < 4 || !is_postgres_own(bad.length) {
             return self.violation(&bad.to_string());
         }
         let refusal = Refusal {

@@ -4,6 +4,8 @@ use bytes::{Bytes, BytesMut};
 
 /// Most bytes of one message from a client, where the configuration says nothing else. PostgreSQL allows 1 GB.
 pub const FRONTEND_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most bytes of one message from a client that has not logged in: PostgreSQL's own limit (`PG_MAX_AUTH_TOKEN_LENGTH`, auth.c).
+pub const AUTHENTICATION_BYTES_MAX: usize = 65_535;
 /// Most bytes of one message from the server: a row may hold values of up to 1 GB.
 pub const BACKEND_BYTES_MAX: usize = 0x3fff_ffff;
 

@@ -344,7 +344,10 @@ impl Walk<'_> {
     }
 
     /// `ORDER BY 2`, `GROUP BY 1`: an output column by its number is a predicate on it.
-    fn ordinals(&mut self, t: &Tree, output: &Output) -> Result<(), Stop> {
+    pub(super) fn ordinals(&mut self, t: &Tree, output: &Output) -> Result<(), Stop> {
+        // Behind what stands for any number of columns no number is certain.
+        let certain = output.columns.iter().position(|c| c.name.is_none());
+        let certain = certain.unwrap_or(output.columns.len());
         for part in t
             .list("sort_clause")
             .iter()
@@ -355,13 +358,18 @@ impl Walk<'_> {
             let value = part.field("val");
             let number = if part.kind() == "AConst" { value.int("ival") } else { 0 };
             // Hidden columns stand behind the client's: their numbers are not the client's to use.
-            let is_number = part.kind() == "AConst" && !value.field("ival").is_null() || number != 0;
-            if is_number && !usize::try_from(number).is_ok_and(|n| (1..=output.columns.len()).contains(&n)) {
-                let refusal = Refusal {
-                    sqlstate: "42P10",
-                    ..unsupported("ordinal", format!("position {number} is not in select list"))
-                };
-                return Err(refusal.into());
+            let is_number = part.kind() == "AConst" && !value.field("ival").is_null();
+            if is_number && !usize::try_from(number).is_ok_and(|n| (1..=certain).contains(&n)) {
+                return Err(if certain == output.columns.len() {
+                    let words = format!("position {number} is not in select list");
+                    Refusal {
+                        sqlstate: "42P10",
+                        ..Refusal::unsupported("ordinal", words, "number the columns of the select list from 1")
+                    }
+                } else {
+                    unsupported("ordinal", format!("which column position {number} is cannot be known"))
+                }
+                .into());
             }
             let by_number = usize::try_from(number)
                 .ok()

@@ -39,6 +39,7 @@ impl Walk<'_> {
         for part in ["limit_offset", "limit_count"] {
             self.expression(t.field(part), &Level::default(), env)?;
         }
+        self.ordinals(t, &output)?;
         Ok(output)
     }
 
