@@ -203,6 +203,8 @@ fn compare_deny_keeps_a_column_out_of_every_predicate() {
         "SELECT id FROM crm.customers ORDER BY phone",
         "SELECT phone FROM crm.customers ORDER BY 1",
         "SELECT phone AS p FROM crm.customers ORDER BY p",
+        "SELECT phone FROM crm.customers UNION ALL SELECT phone FROM crm.customers ORDER BY 1",
+        "SELECT phone FROM crm.customers UNION ALL SELECT phone FROM crm.customers ORDER BY phone",
         "SELECT phone, count(*) FROM crm.customers GROUP BY phone",
         "SELECT phone, count(*) FROM crm.customers GROUP BY 1",
         "SELECT count(*) FROM crm.customers GROUP BY grade HAVING max(phone) > '1'",
