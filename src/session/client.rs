@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pgwire::messages::extendedquery::Bind;
 
+use super::freshness::{Freshened, another_shape};
 use super::judging::Judging;
 use super::notes::Note;
 use super::owed::{Charge, Depends, Owed, Portal, Prepared, Running, Shape};
@@ -12,7 +13,6 @@ use super::{Phase, Session, Taken};
 use crate::guard::{self, Plan, StatementKind, StatementPlan};
 use crate::meter::Layout;
 use crate::wire::frame::Frame;
-use crate::wire::message::RESULT_TYPE;
 use crate::wire::{Refusal, heads, message, shape};
 
 /// A text that PostgreSQL answers with a syntax error, in words for whoever reads its log.
@@ -182,7 +182,7 @@ impl Session {
         Taken::Done
     }
 
-    fn prepared(
+    pub(super) fn prepared(
         &mut self,
         text: &str,
         types: Vec<u32>,
@@ -227,83 +227,6 @@ impl Session {
         Ok(())
     }
 
-    /// What a portal shows, it shows under what it was bound under, and what its text named then. False: settings are asked first.
-    fn fresh_portal(
-        &mut self,
-        name: &str,
-        portal: &Portal,
-        plan: &StatementPlan,
-        now: Timestamp,
-    ) -> Result<bool, Refusal> {
-        if !self.means_the_same(plan) {
-            return Err(Refusal::unsupported(
-                "stale-portal",
-                format!(
-                    "portal \"{name}\" runs something whose name has come to mean something else since it was bound"
-                ),
-                "bind it again",
-            ));
-        }
-        // In an aborted transaction the server runs nothing.
-        let Depends::On(under) = &portal.under else {
-            return Ok(true);
-        };
-        if self.status == b'E' {
-            return Ok(true);
-        }
-        if !self.settled() {
-            return Ok(false);
-        }
-        if under.is_some() && self.under_now(now) == *under {
-            return Ok(true);
-        }
-        Err(Refusal::unsupported(
-            "stale-portal",
-            format!("portal \"{name}\" was bound under another policy or purpose"),
-            "bind it again",
-        ))
-    }
-
-    /// A cursor shows what it was declared under: under another standing or policy it must be declared again.
-    fn fresh_cursor(&mut self, name: &str, now: Timestamp) -> Result<(), Refusal> {
-        let declared = self.cursors.get(name).map(|c| c.under.clone());
-        let Some(Depends::On(under)) = declared.or_else(|| self.find_portal(name).map(|p| p.under)) else {
-            return Ok(());
-        };
-        if under.is_some() && self.under_now(now) == under {
-            return Ok(());
-        }
-        Err(Refusal::unsupported(
-            "stale-cursor",
-            format!("cursor \"{name}\" was declared under another policy or purpose"),
-            "CLOSE it and declare it again",
-        ))
-    }
-
-    /// A statement that was prepared by SQL can't be prepared again under the hood: it must still mean the same.
-    fn fresh_by_sql(&mut self, name: &str, prepared: &Arc<Prepared>, now: Timestamp) -> Result<(), Refusal> {
-        if prepared.key.is_none() || prepared.key == self.key_now(now) {
-            return Ok(());
-        }
-        // It can't come again: what runs it may be half done.
-        let was_away = std::mem::replace(&mut self.is_away, true);
-        let judging = self.judge_text(&prepared.text.clone(), !prepared.by_sql, now);
-        self.is_away = was_away;
-        match judging {
-            Judging::Plan(plan, key) if plan.text == prepared.plan.text && same_meters(&plan, &prepared.plan) => {
-                let renewed = Arc::new(Prepared {
-                    plan,
-                    key,
-                    ..(**prepared).clone()
-                });
-                self.statements.insert(name.to_owned(), renewed);
-                Ok(())
-            }
-            Judging::Refuse(refusal) => Err(refusal),
-            Judging::Plan(..) | Judging::Wait | Judging::InTurn(_) => Err(stale_prepared(name)),
-        }
-    }
-
     fn parse(&mut self, frame: Frame, now: Timestamp) -> Taken {
         let Some((name, text, types)) = self.read(&frame, heads::parse) else {
             return Taken::Done;
@@ -346,7 +269,7 @@ impl Session {
     }
 
     /// Parse, and our own Describe: rows may come without the client ever asking what they are.
-    fn send_parse(&mut self, bytes: bytes::Bytes, name: String, prepared: Arc<Prepared>, own: bool) {
+    pub(super) fn send_parse(&mut self, bytes: bytes::Bytes, name: String, prepared: Arc<Prepared>, own: bool) {
         self.open_pipeline();
         self.send_server(bytes);
         self.send_server(message::describe_statement(&name));
@@ -355,7 +278,7 @@ impl Session {
         self.owed.push_back(Owed::Shape { id });
     }
 
-    fn open_pipeline(&mut self) {
+    pub(super) fn open_pipeline(&mut self) {
         self.pipeline = true;
         self.flushed = false;
     }
@@ -468,66 +391,7 @@ impl Session {
         Taken::Done
     }
 
-    /// A plan that was made under another standing, path, policy or catalog is made again; where another text comes of it, the
-    /// statement is prepared again under the client's feet.
-    fn freshen(&mut self, name: &str, prepared: &Arc<Prepared>, now: Timestamp) -> Freshened {
-        let meant = prepared.statement().is_none_or(|s| self.means_the_same(&s));
-        if meant && (prepared.key.is_none() || prepared.key == self.key_now(now)) {
-            return Freshened::Same;
-        }
-        let (plan, key) = match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
-            Judging::Plan(plan, key) => (plan, key),
-            Judging::Wait => return Freshened::Wait,
-            Judging::InTurn(_) => return Freshened::Refuse(stale_prepared(name)),
-            Judging::Refuse(refusal) => return Freshened::Refuse(refusal),
-        };
-        if plan.text == prepared.plan.text {
-            let renewed = Arc::new(Prepared {
-                plan,
-                key,
-                ..(**prepared).clone()
-            });
-            self.statements.insert(name.to_owned(), Arc::clone(&renewed));
-            return Freshened::New(renewed);
-        }
-        if prepared.by_sql {
-            return Freshened::Refuse(stale_prepared(name));
-        }
-        if !name.is_empty() {
-            self.open_pipeline();
-            self.send_server(message::close_statement(name));
-            self.owed.push_back(Owed::Close {
-                own: true,
-                statement: Some(name.to_owned()),
-                portal: None,
-            });
-        }
-        let text = Arc::clone(&plan.text);
-        let renewed = self.prepared(&prepared.text.clone(), prepared.types.clone(), plan, key, false);
-        let renewed = Arc::new(Prepared {
-            instead_of: Some(prepared.instead_of.clone().unwrap_or_else(|| Arc::clone(prepared))),
-            ..Arc::unwrap_or_clone(renewed)
-        });
-        let bytes = message::parse(name, &text, &prepared.types);
-        self.send_parse(bytes, name.to_owned(), Arc::clone(&renewed), true);
-        Freshened::New(renewed)
-    }
-
-    /// Whether a statement that was prepared again under the client's feet has the columns that the client knows. `None`: the server has not
-    /// said yet.
-    fn shows_the_same(&self, prepared: &Prepared) -> Option<bool> {
-        let Some(old) = &prepared.instead_of else {
-            return Some(true);
-        };
-        // Where the first was never described, it never ran.
-        let Some(known) = self.shapes.get(&old.id) else {
-            return Some(true);
-        };
-        let new = self.shapes.get(&prepared.id)?;
-        Some(known.shown(old.statement().as_deref()) == new.shown(prepared.statement().as_deref()))
-    }
-
-    fn find_portal(&self, name: &str) -> Option<Portal> {
+    pub(super) fn find_portal(&self, name: &str) -> Option<Portal> {
         self.pending_portal(name)
             .unwrap_or_else(|| self.portals.get(name).cloned())
             .filter(|portal| self.may_name(&portal.prepared))
@@ -768,13 +632,6 @@ impl Session {
     }
 }
 
-enum Freshened {
-    Same,
-    New(Arc<Prepared>),
-    Wait,
-    Refuse(Refusal),
-}
-
 impl Portal {
     /// The plan of what an Execute of it runs.
     pub(super) fn statement(&self) -> Option<Arc<crate::guard::StatementPlan>> {
@@ -787,25 +644,4 @@ impl Portal {
             self.prepared.statement()
         }
     }
-}
-
-/// In the server's own words for it, by which drivers know to prepare again (plancache.c, RevalidateCachedQuery).
-fn another_shape() -> Refusal {
-    Refusal::unsupported(
-        RESULT_TYPE,
-        "cached plan must not change result type",
-        "prepare it again: the catalog or the policy has changed what it shows",
-    )
-}
-
-fn stale_prepared(name: &str) -> Refusal {
-    Refusal::unsupported(
-        "stale-prepared",
-        format!("prepared statement \"{name}\" was made under another policy, purpose or search_path"),
-        "DEALLOCATE it and prepare it again",
-    )
-}
-
-fn same_meters(one: &Plan, two: &Plan) -> bool {
-    one.statements.len() == two.statements.len()
 }

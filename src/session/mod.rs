@@ -1,6 +1,6 @@
 //! One connection as a state machine without I/O: it takes bytes and answers with what to send where. `now` is an argument.
 //!
-//! The way of a message: `client.rs` takes it, `judging.rs` has its text judged, what is sent upstream leaves an entry in
+//! The way of a message: `client.rs` takes it, `judging.rs` has its text judged (`freshness.rs`: what was judged before, again), what is sent upstream leaves an entry in
 //! the queue of replies owed (`owed.rs`); `replies.rs` takes the server's messages against that queue, `rows.rs` has rows
 //! charged and releases them. Client messages wait while something must be known first ([`Hold`]).
 //!
@@ -11,6 +11,7 @@ mod cancel;
 mod client;
 mod decisions;
 pub mod expiry;
+mod freshness;
 mod judging;
 pub mod notes;
 mod owed;
