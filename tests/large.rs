@@ -30,7 +30,7 @@ fn inputs() -> Vec<(&'static str, String, Answers)> {
         (
             "a sum of 64 000 terms",
             format!("SELECT {}", vec!["1"; 64_000].join("+")),
-            &["54000"],
+            &["54001"],
         ),
         (
             "a sum of 20 000 terms",
@@ -58,6 +58,14 @@ fn inputs() -> Vec<(&'static str, String, Answers)> {
             format!(
                 "SELECT count(*) FROM crm.customers WHERE id IN ({})",
                 vec!["7"; 25_000].join(",")
+            ),
+            &[""],
+        ),
+        (
+            "VALUES of 65 535 rows",
+            format!(
+                "SELECT count(*) FROM (VALUES {}) v",
+                (0..65_535).map(|i| format!("({i})")).collect::<Vec<_>>().join(",")
             ),
             &[""],
         ),

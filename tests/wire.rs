@@ -289,6 +289,57 @@ fn the_token_key_cannot_be_read_by_anybody() {
 }
 
 #[test]
+fn a_setting_named_by_a_parameter_is_judged_at_bind() {
+    let menshen = Menshen::with(&unlimited_policy().replace("mask = \"phone\"", "mask = \"token\""), "");
+    let mut raw = menshen.connect("analyst", "");
+    for sql in [
+        "SELECT current_setting($1)",
+        "SELECT current_setting($1::text, true) WHERE $2 = '1'",
+    ] {
+        let answer = raw.extended(sql, &["work_mem", "1"][..sql.matches('$').count()], false);
+        assert_eq!(answer.sqlstate(), "", "{sql}: {answer:?}");
+        assert_eq!(answer.text(0, 0), "4MB", "{sql}");
+        for name in ["menshen.kpath", "MENSHEN.Kx", "  menshen.k1"] {
+            let answer = raw.extended(sql, &[name, "1"][..sql.matches('$').count()], false);
+            assert_eq!(answer.sqlstate(), "42501", "{sql} of {name}: {answer:?}");
+        }
+    }
+    // What Bind does not give, what may be cast by somebody's function on the way, and what writes stay refused.
+    for (sql, parameters) in [
+        ("SELECT current_setting($1 || 'm')", 1),
+        ("SELECT current_setting($1), $1::point", 1),
+        ("SELECT current_setting($1::name::text)", 1),
+        ("SELECT set_config($1, '1', false)", 1),
+        ("PREPARE p AS SELECT current_setting($1)", 0),
+        (
+            "CREATE FUNCTION public.f(text) RETURNS text RETURN current_setting($1)",
+            0,
+        ),
+    ] {
+        let answer = raw.extended(sql, &["work_mem"][..parameters], false);
+        assert_eq!(answer.sqlstate(), "0A000", "{sql}: {answer:?}");
+    }
+    // One that the server reads as another type.
+    let mut parse = b"t\0SELECT current_setting($1)\0\0\x01".to_vec();
+    parse.extend(17_u32.to_be_bytes());
+    raw.send(b'P', &parse);
+    raw.sync();
+    assert_eq!(raw.answer().sqlstate(), "0A000");
+    // A statement of a Parse message is within reach of EXECUTE, whose values no Bind gives.
+    raw.parse("s", "SELECT current_setting($1, true)");
+    raw.sync();
+    assert_eq!(raw.answer().sqlstate(), "");
+    for sql in [
+        "EXECUTE s('menshen.kx')",
+        "CREATE TEMP TABLE c AS EXECUTE s('menshen.kx')",
+        "EXPLAIN ANALYZE EXECUTE s('menshen.kx')",
+    ] {
+        assert_eq!(raw.simple(sql).sqlstate(), "0A000", "{sql}");
+        assert_eq!(raw.extended(sql, &[], false).sqlstate(), "0A000", "{sql}");
+    }
+}
+
+#[test]
 fn a_cancel_request_reaches_its_backend_and_no_other() {
     use std::io::Write;
     let menshen = Menshen::demo();

@@ -53,7 +53,8 @@ impl Subject<'_> {
             }
             true
         });
-        result
+        result?;
+        self.judge.setting_parameters_are_text(self.tree)
     }
 
     /// Where the statement reads `pg_settings` and nothing else: what its column `name` is. pg_settings does not list the settings that hold

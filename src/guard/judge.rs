@@ -38,6 +38,10 @@ pub struct Judge<'j> {
     pub(super) sets: RefCell<bool>,
     /// What the column `name` of the statement's one relation is, where that is `pg_settings`.
     pub(super) setting_row: RefCell<SettingRow>,
+    /// The statement's parameters are those of a Bind message, whose values the session sees.
+    pub(super) binds: RefCell<bool>,
+    /// Parameters that name a setting which is read: number and place.
+    pub(super) setting_parameters: RefCell<BTreeSet<(i64, i64)>>,
     /// Function names as written, for the witness.
     pub(super) functions: RefCell<BTreeSet<Vec<String>>>,
     /// Names of the session that were looked up.
@@ -53,6 +57,8 @@ impl<'j> Judge<'j> {
             user_function: RefCell::new(false),
             sets: RefCell::new(false),
             setting_row: RefCell::new(SettingRow::None),
+            binds: RefCell::new(false),
+            setting_parameters: RefCell::new(BTreeSet::new()),
             functions: RefCell::new(BTreeSet::new()),
             meanings: RefCell::new(Vec::new()),
         }
@@ -193,8 +199,9 @@ impl<'j> Judge<'j> {
                 self.message_level(setting, value)
             }
             Some(_) => Ok(()),
+            None if kind == SettingCall::Reads && self.named_at_bind(call) => Ok(()),
             None => Err(Refusal::unsupported(
-                "setting-name",
+                SETTING_NAME,
                 format!(
                     "Menshen cannot judge a call of {} whose setting name is not a literal",
                     name.join(".")
@@ -202,6 +209,53 @@ impl<'j> Judge<'j> {
                 "write the setting's name as a string literal",
             )),
         }
+    }
+
+    /// Whether the setting's name is a parameter that Bind will give.
+    fn named_at_bind(&self, call: &Tree) -> bool {
+        let Some(argument) = call.list("args").first().filter(|_| *self.binds.borrow()) else {
+            return false;
+        };
+        let parameter = match argument.kind() {
+            "ParamRef" => argument,
+            "TypeCast" => {
+                let to = argument.field("type_name").names("names").unwrap_or_default();
+                let text = to.last().is_some_and(|n| n == "text")
+                    && (to.len() == 1 || to.first().is_some_and(|s| s == "pg_catalog"));
+                let inner = argument.field("arg");
+                if !text || inner.kind() != "ParamRef" {
+                    return false;
+                }
+                inner
+            }
+            _ => return false,
+        };
+        let place = (parameter.int("number"), parameter.int("location"));
+        self.setting_parameters.borrow_mut().insert(place);
+        true
+    }
+
+    /// A parameter that names a setting may stand for nothing else in the statement: another place could make it of a type with a cast of its
+    /// own.
+    pub(super) fn setting_parameters_are_text(&self, tree: &Tree) -> Result<(), Refusal> {
+        let named = self.setting_parameters.borrow();
+        let mut alone = true;
+        if !named.is_empty() {
+            tree.walk(&mut |n| {
+                let place = (n.int("number"), n.int("location"));
+                let is_named = n.kind() == "ParamRef" && named.iter().any(|(number, _)| *number == place.0);
+                alone &= !is_named || named.contains(&place);
+                true
+            });
+        }
+        if alone {
+            return Ok(());
+        }
+        Err(Refusal::unsupported(
+            SETTING_NAME,
+            "a parameter that names a setting is used for something else, too",
+            "use a parameter of its own, or write the setting's name as a string literal",
+        ))
     }
 }
 
@@ -290,8 +344,40 @@ pub fn unrestricted(ground: &Ground, standing: &Standing) -> bool {
 /// Settings that hold the token keys: nobody may read or write them.
 #[must_use]
 pub fn is_key_setting(name: &str) -> bool {
-    name.to_ascii_lowercase().starts_with("menshen.k")
+    name.to_ascii_lowercase().starts_with(KEY_SETTING)
 }
+
+/// The rule of a setting's name that nobody can know.
+const SETTING_NAME: &str = "setting-name";
+
+/// Whether a parameter that names a setting may have a type that Parse declares: one whose values are the text's own bytes. Zero leaves it to
+/// the server, which makes it text.
+///
+/// # Errors
+/// The refusal.
+pub fn names_a_setting(oid: Oid) -> Result<(), Refusal> {
+    // text, unknown, bpchar, varchar, name.
+    if matches!(oid, 0 | 25 | 705 | 1042 | 1043 | 19) {
+        return Ok(());
+    }
+    Err(Refusal::unsupported(
+        SETTING_NAME,
+        "a parameter that names a setting is of a type that Menshen cannot read",
+        "declare it as text, or write the setting's name as a string literal",
+    ))
+}
+
+/// Whether a Bind's value for such a parameter may name a setting that is kept. Blanks and cuts, as other types make them, find no way round.
+#[must_use]
+pub fn may_name_key_setting(value: &[u8]) -> bool {
+    value
+        .to_ascii_lowercase()
+        .windows(KEY_SETTING.len())
+        .any(|part| part == KEY_SETTING.as_bytes())
+}
+
+/// What names of settings that nobody may read or write begin with.
+const KEY_SETTING: &str = "menshen.k";
 
 /// The refusal for touching them.
 #[must_use]

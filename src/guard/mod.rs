@@ -46,7 +46,7 @@ pub use cache::{Context, ContextNumber, Plans};
 pub use ground::Ground;
 pub(crate) use ground::KnownColumns;
 use judge::Judge;
-pub use judge::parameter_type;
+pub use judge::{key_setting, may_name_key_setting, names_a_setting, parameter_type};
 use parse::Parsed;
 pub use plan::{Plan, StatementKind, StatementPlan};
 use scope::Stop;
@@ -190,6 +190,7 @@ pub fn examine(ground: &Ground, request: &Request<'_>) -> Result<Plan, Verdict> 
             earlier: &earlier,
             cursors: &cursors,
         };
+        *judge.binds.borrow_mut() = request.extended && matches!(class, Class::Query | Class::Insert | Class::Modify);
         let mut judged = match judge_statement(&subject) {
             Ok(judged) => judged,
             // What stands before it may give it another meaning.
@@ -338,6 +339,13 @@ impl Subject<'_> {
                 ddl: false,
                 context_free: false,
                 scrub: false,
+                setting_parameters: self
+                    .judge
+                    .setting_parameters
+                    .borrow()
+                    .iter()
+                    .map(|(number, _)| *number)
+                    .collect(),
                 report: Arc::new(plan::Report {
                     fingerprint: self.fingerprint(),
                     action: "forward",

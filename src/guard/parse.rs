@@ -16,9 +16,9 @@ pub const STATEMENT_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
 /// Most bytes that the configuration may allow. Reading takes several times as much.
 pub const STATEMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Most bytes of one query string outside of its literals: each may be a token.
-pub const BYTES_OUTSIDE_LITERALS_MAX: usize = 256 * 1024;
+pub const BYTES_OUTSIDE_LITERALS_MAX: usize = 1024 * 1024;
 /// Most tokens of one query string.
-pub const TOKENS_MAX: usize = 60_000;
+pub const TOKENS_MAX: usize = 300_000;
 /// Most statements of one query string.
 pub const STATEMENTS_MAX: usize = 500;
 

@@ -50,6 +50,9 @@ pub struct StatementPlan {
     pub meanings: Vec<Meaning>,
     /// True where error and notice fields of this statement must be scrubbed of values (the principal has something masked in it).
     pub scrub: bool,
+    /// Parameters (`$n`) that name a setting which is read: Bind's value must be no name that Menshen keeps for itself. Only a statement of
+    /// a Parse message has any.
+    pub setting_parameters: Arc<[i64]>,
     /// For the audit and for explain.
     pub report: Arc<Report>,
 }

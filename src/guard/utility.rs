@@ -98,6 +98,13 @@ pub(super) fn prepared(subject: &Subject<'_>, name: &str) -> Result<Arc<Statemen
         .cloned()
         .or_else(|| subject.judge.prepared(name))
         .ok_or_else(|| no_such_statement(name))?;
+    if !plan.setting_parameters.is_empty() {
+        return Err(Refusal::unsupported(
+            "setting-name",
+            format!("prepared statement \"{name}\" reads a setting that its parameters name: only Bind may give them"),
+            "write the setting's name as a string literal",
+        ));
+    }
     // What it may change, whatever runs it may change.
     *subject.judge.user_function.borrow_mut() |= plan.may_change_settings;
     Ok(plan)

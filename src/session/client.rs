@@ -253,7 +253,10 @@ impl Session {
         // The types that the client says its parameters have: their checks run at Bind.
         let ground = self.ground();
         let refused = |oid: &u32| ground.as_ref().and_then(|g| guard::parameter_type(g, *oid));
-        if let Some(refusal) = types.iter().find_map(refused) {
+        let mut named = plan.statements.iter().flat_map(|s| s.setting_parameters.iter());
+        let type_of = |number: &i64| usize::try_from(number - 1).ok().and_then(|at| types.get(at)).copied();
+        let unreadable = named.find_map(|n| guard::names_a_setting(type_of(n).unwrap_or(0)).err());
+        if let Some(refusal) = types.iter().find_map(refused).or(unreadable) {
             self.refuse_extended(refusal);
             return Taken::Done;
         }
@@ -335,6 +338,11 @@ impl Session {
         };
         let mut bytes = frame.bytes.clone();
         if let Some(statement) = &statement {
+            let mut named = statement.setting_parameters.iter();
+            if named.any(|n| heads::parameter(&frame, *n).is_some_and(guard::may_name_key_setting)) {
+                self.refuse_extended(guard::key_setting());
+                return Taken::Done;
+            }
             if let StatementKind::Execute { name } = &statement.kind
                 && let Some(inner) = self.lookup(name)
                 && let Err(refusal) = self.fresh_by_sql(name, &inner, now)

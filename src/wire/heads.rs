@@ -41,6 +41,25 @@ pub fn bind(frame: &Frame) -> Option<(&[u8], &[u8], u16)> {
     Some((portal, statement, body.try_get_u16().ok()?))
 }
 
+/// Of Bind: the value of a parameter by number, from 1; `None` where it is null or has none.
+#[must_use]
+pub fn parameter(frame: &Frame, number: i64) -> Option<&[u8]> {
+    let mut body = frame.body();
+    string(&mut body)?;
+    string(&mut body)?;
+    let formats = usize::from(body.try_get_u16().ok()?);
+    body = body.get(formats * 2..)?;
+    for at in 1..=i64::from(body.try_get_u16().ok()?) {
+        let length = usize::try_from(body.try_get_i32().ok()?);
+        let (value, rest) = body.split_at_checked(length.unwrap_or(0))?;
+        if at == number {
+            return length.is_ok().then_some(value);
+        }
+        body = rest;
+    }
+    None
+}
+
 /// Of Describe and Close: `S` for a statement or `P` for a portal, and its name.
 #[must_use]
 pub fn target(frame: &Frame) -> Option<(u8, &[u8])> {

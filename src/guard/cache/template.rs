@@ -222,6 +222,7 @@ fn same(one: &StatementPlan, two: &StatementPlan) -> bool {
         ends_transaction,
         meanings,
         scrub,
+        setting_parameters,
         report,
     } = one;
     let kinds = matches!(
@@ -241,5 +242,6 @@ fn same(one: &StatementPlan, two: &StatementPlan) -> bool {
         && meanings.is_empty()
         && two.meanings.is_empty()
         && *scrub == two.scrub
+        && *setting_parameters == two.setting_parameters
         && *report == two.report
 }
