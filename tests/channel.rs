@@ -169,8 +169,34 @@ fn a_server_s_certificate_is_checked_as_sslmode_says() {
     for keys in [full, ca, require] {
         check(keys, false, "no TLS");
     }
-    let menshen = behind(server.port, files.path(), "sslmode = \"prefer\"");
-    try_connect(&menshen).unwrap();
+    for mode in ["prefer", "allow"] {
+        let menshen = behind(server.port, files.path(), &format!("sslmode = \"{mode}\""));
+        try_connect(&menshen).unwrap();
+    }
+}
+
+#[test]
+fn sslmode_allow_encrypts_where_the_server_takes_nothing_else() {
+    let (server, _authority) = encrypted();
+    let files = tempfile::tempdir().unwrap();
+    let menshen = behind(server.port, files.path(), "sslmode = \"allow\"");
+    let raw = try_connect(&menshen).unwrap();
+    assert_eq!(seen(&server), "false");
+    drop(raw);
+    server.configure(
+        "pg_hba.conf",
+        "local all postgres trust\nhostssl all menshen 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n",
+    );
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let menshen = behind(server.port, files.path(), "sslmode = \"allow\"");
+    let mut raw = try_connect(&menshen).unwrap();
+    assert_eq!(seen(&server), "true");
+    assert_eq!(raw.cancelled(menshen.port, "SELECT pg_sleep(50)").sqlstate(), "57014");
+    // Another error of the start-up is no reason to try again.
+    let error = Raw::connect(menshen.port, "nosuch", "analyst", &data::password("analyst"), "")
+        .map(|_| ())
+        .unwrap_err();
+    assert!(error.starts_with("3D000"), "{error}");
 }
 
 #[test]

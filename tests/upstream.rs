@@ -299,7 +299,7 @@ fn mistakes_of_the_configuration_are_told_at_once() {
     let path = directory.path().join("menshen.toml");
     std::fs::write(
         &path,
-        "[upstream]\nhosts = [\"db:x\", \"a b\"]\ntarget_session_attrs = \"primry\"\nsslmode = \"allow\"\nconnect_timeout = 0\n\
+        "[upstream]\nhosts = [\"db:x\", \"a b\"]\ntarget_session_attrs = \"primry\"\nsslmode = \"encrypt\"\nconnect_timeout = 0\n\
          sslnegotiation = \"direct\"\ncert = \"c.pem\"\nkeepalive = 1\n",
     )
     .unwrap();
@@ -309,7 +309,7 @@ fn mistakes_of_the_configuration_are_told_at_once() {
         "host `db:x`: `x` is not a port",
         "host `a b`: it is no host name",
         "did you mean `primary`?",
-        "`allow` is none of disable, prefer, require, verify-ca, verify-full; `prefer` encrypts",
+        "`encrypt` is none of disable, allow, prefer, require, verify-ca, verify-full",
         "`connect_timeout` must lie between 1 and 3600",
         "unknown key `keepalive`",
     ] {

@@ -426,6 +426,42 @@ fn a_replication_connection_is_refused() {
 }
 
 #[test]
+fn a_column_that_was_added_past_menshen_is_known_when_it_is_named() {
+    let server = Postgres::get();
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    for (n, sql) in [
+        "SELECT c1, id FROM crm.customers WHERE id = 1",
+        "SELECT id FROM crm.customers WHERE c2 IS NULL LIMIT 1",
+        "SELECT x.c3, x.id FROM crm.customers x WHERE id = 1",
+        "SELECT (SELECT max(c4) FROM crm.customers), 1",
+        "INSERT INTO crm.customers (id, name, phone, created_at, c5) VALUES (90001, 'n', 'p', now(), 'x')",
+        "UPDATE crm.customers SET grade = 'x' WHERE c6 = 'x'",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // Its catalog is known, and now is old.
+        let mut session = menshen.connect("analyst", "");
+        assert_eq!(session.simple("SELECT id FROM crm.customers LIMIT 1").rows.len(), 1);
+        let column = format!("c{}", n + 1);
+        server.sql(
+            &menshen.database,
+            &format!("ALTER TABLE crm.customers ADD COLUMN {column} text DEFAULT 'secret'"),
+        );
+        let answer = if n % 2 == 0 {
+            session.simple(sql)
+        } else {
+            session.extended(sql, &[], false)
+        };
+        assert_eq!(answer.error, None, "{sql}");
+        assert!(!format!("{answer:?}").contains("secret"), "{sql}: {answer:?}");
+        // A name that nobody knows has the server's own answer, and the catalog is not read for it each time.
+        let answer = session.simple(&sql.replace(&column, "nobody"));
+        assert_eq!(answer.sqlstate(), "42703", "{sql}: {answer:?}");
+    }
+}
+
+#[test]
 fn a_new_column_is_masked_until_somebody_classifies_it() {
     let server = Postgres::get();
     let menshen = Menshen::with(&unlimited_policy(), "");

@@ -155,11 +155,13 @@ pub enum TargetSessionAttrs {
     PreferStandby,
 }
 
-/// How the connection to the server is encrypted: libpq's `sslmode`, without `allow`. A Unix-domain socket never is.
+/// How the connection to the server is encrypted: libpq's `sslmode`. A Unix-domain socket never is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SslMode {
     /// Never.
     Disable,
+    /// Only where the server's pg_hba.conf takes no connection without; its certificate is not checked.
+    Allow,
     /// Where the server can; its certificate is not checked.
     Prefer,
     /// Always; its certificate is not checked, but for `root_cert` where there is one (as libpq: then it is `verify-ca`).
@@ -179,8 +181,9 @@ pub enum RootCert {
     File(PathBuf),
 }
 
-const MODES: [(&str, SslMode); 5] = [
+const MODES: [(&str, SslMode); 6] = [
     ("disable", SslMode::Disable),
+    ("allow", SslMode::Allow),
     ("prefer", SslMode::Prefer),
     ("require", SslMode::Require),
     ("verify-ca", SslMode::VerifyCa),
@@ -288,17 +291,7 @@ fn hosts<'t>(reader: &mut Reader<'t>, section: &Section<'t>) -> Vec<Host> {
 
 /// What encrypts the connection, and that the keys fit each other.
 fn tls<'t>(reader: &mut Reader<'t>, section: &Section<'t>, base: &Path, upstream: &mut Upstream) {
-    if let Some((mode, span)) = reader.string(section, "sslmode") {
-        match MODES.iter().find(|(name, _)| *name == mode) {
-            Some((_, known)) => upstream.sslmode = *known,
-            None => {
-                let suggestion = (mode == "allow").then(|| "`prefer` encrypts where the server can".to_owned());
-                let names = "disable, prefer, require, verify-ca, verify-full";
-                reader.error(&span, format!("sslmode `{mode}` is none of {names}"), suggestion);
-                return;
-            }
-        }
-    }
+    upstream.sslmode = one_of(reader, section, "sslmode", &MODES).unwrap_or(SslMode::Prefer);
     if let Some((path, _)) = reader.string(section, "root_cert") {
         upstream.root_cert = Some(match path.as_str() {
             "system" => RootCert::System,
@@ -322,7 +315,7 @@ fn tls<'t>(reader: &mut Reader<'t>, section: &Section<'t>, base: &Path, upstream
     }
     let direct = [("postgres", false), ("direct", true)];
     upstream.direct_tls = one_of(reader, section, "sslnegotiation", &direct).unwrap_or(false);
-    if upstream.direct_tls && matches!(upstream.sslmode, SslMode::Disable | SslMode::Prefer) {
+    if upstream.direct_tls && matches!(upstream.sslmode, SslMode::Disable | SslMode::Allow | SslMode::Prefer) {
         reader.error(
             &section.span,
             "sslnegotiation direct needs sslmode require, verify-ca or verify-full",

@@ -339,6 +339,7 @@ impl Subject<'_> {
                 ddl: false,
                 context_free: false,
                 scrub: false,
+                guesses: false,
                 setting_parameters: self
                     .judge
                     .setting_parameters

@@ -6,37 +6,74 @@
 /// Bytes of a text outside of string literals, `E'…'` and `$tag$…$tag$`. Comments and quoted names are outside, and hide quotes.
 #[must_use]
 pub fn bytes_outside_literals(text: &str) -> usize {
-    let bytes = text.as_bytes();
     let mut outside = 0;
+    walk(text, |bytes, piece| {
+        if piece != Piece::Literal {
+            outside += bytes.len();
+        }
+    });
+    outside
+}
+
+/// Whether a byte may be part of an operator (scan.l's `op_chars`).
+#[must_use]
+pub fn is_operator_byte(byte: u8) -> bool {
+    b"~!@#^&|`?+-*/%<>=".contains(&byte)
+}
+
+/// The longest run of operator characters that stands in no literal, comment or quoted name.
+#[must_use]
+pub fn longest_operator_run(text: &str) -> usize {
+    let (mut run, mut longest) = (0, 0);
+    walk(text, |bytes, piece| {
+        let operator = piece == Piece::Other && bytes.first().is_some_and(|b| is_operator_byte(*b));
+        run = if operator { run + 1 } else { 0 };
+        longest = longest.max(run);
+    });
+    longest
+}
+
+/// What a piece of a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    Literal,
+    /// A comment, or a quoted name.
+    Hidden,
+    /// One byte.
+    Other,
+}
+
+/// The pieces of a text in their order.
+fn walk(text: &str, mut visit: impl FnMut(&[u8], Piece)) {
+    let bytes = text.as_bytes();
     let mut at = 0;
     let (mut escapes, mut ended) = (false, 0);
     while let Some(byte) = bytes.get(at) {
         let rest = bytes.get(at..).unwrap_or_default();
-        let (length, literal) = match byte {
+        let (length, piece) = match byte {
             b'\'' => {
                 // Behind a literal, blanks and an end of line stands another part of it, of the same kind.
                 escapes = is_escape(bytes, at) || escapes && bytes.get(ended..at).is_some_and(is_continued);
                 let length = quoted(rest, b'\'', escapes);
                 ended = at + length;
-                (length, true)
+                (length, Piece::Literal)
             }
-            b'"' => (quoted(rest, b'"', false), false),
+            b'"' => (quoted(rest, b'"', false), Piece::Hidden),
             b'-' if rest.starts_with(b"--") => (
                 rest.iter()
                     .position(|b| matches!(b, b'\n' | b'\r'))
                     .unwrap_or(rest.len()),
-                false,
+                Piece::Hidden,
             ),
-            b'/' if rest.starts_with(b"/*") => (comment(rest), false),
-            b'$' if !continues_name(bytes, at) => dollar(rest).map_or((1, false), |length| (length, true)),
-            _ => (1, false),
+            b'/' if rest.starts_with(b"/*") => (comment(rest), Piece::Hidden),
+            b'$' if !continues_name(bytes, at) => {
+                dollar(rest).map_or((1, Piece::Other), |length| (length, Piece::Literal))
+            }
+            _ => (1, Piece::Other),
         };
-        if !literal {
-            outside += length;
-        }
+        visit(rest.get(..length).unwrap_or(rest), piece);
         at += length;
     }
-    outside
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -123,6 +160,20 @@ fn dollar(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_of_operator_characters_are_those_that_the_scanner_reads() {
+        for (text, longest) in [
+            ("SELECT 1", 0),
+            ("SELECT ++++1", 4),
+            ("a<=b", 2),
+            ("'+++++' || \"+++++\" + $$+++++$$", 2),
+            ("+++ --+++++\n++++", 4),
+            ("++/*+++++*/+", 2),
+        ] {
+            assert_eq!(longest_operator_run(text), longest, "{text}");
+        }
+    }
 
     #[test]
     fn what_is_in_literals_is_not_counted() {

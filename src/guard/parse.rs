@@ -6,7 +6,7 @@
 
 use pg_query::protobuf::{ScanToken, Token};
 
-use super::outside::bytes_outside_literals;
+use super::outside::{bytes_outside_literals, is_operator_byte, longest_operator_run};
 use super::statement::{Class, classify};
 use super::tree::Tree;
 use crate::wire::Refusal;
@@ -17,6 +17,8 @@ pub const STATEMENT_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
 pub const STATEMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Most bytes of one query string outside of its literals: each may be a token.
 pub const BYTES_OUTSIDE_LITERALS_MAX: usize = 1024 * 1024;
+/// Longest run of operator characters: PostgreSQL's scanner reads a run of signs again for each of them (4 s for 80 000).
+const OPERATOR_RUN_MAX: usize = 500;
 /// Most tokens of one query string.
 pub const TOKENS_MAX: usize = 300_000;
 /// Most statements of one query string.
@@ -137,6 +139,16 @@ pub fn parse(text: &str) -> Result<Parsed, Refusal> {
     })
 }
 
+/// Whether somewhere in a text, be it in a literal, stand more operator characters in a row.
+fn may_run_long(text: &str) -> bool {
+    let mut run = 0;
+    text.len() > OPERATOR_RUN_MAX
+        && text.bytes().any(|byte| {
+            run = if is_operator_byte(byte) { run + 1 } else { 0 };
+            run > OPERATOR_RUN_MAX
+        })
+}
+
 /// The tokens of a text, comments too. A text of blanks has none; the binding would make a slice of a null pointer of it.
 ///
 /// # Errors
@@ -145,6 +157,9 @@ pub fn scan(text: &str) -> Result<Vec<ScanToken>, pg_query::Error> {
     let blank = |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c');
     if text.chars().all(blank) {
         return Ok(Vec::new());
+    }
+    if may_run_long(text) && longest_operator_run(text) > OPERATOR_RUN_MAX {
+        return Err(pg_query::Error::Scan("operator too long".to_owned()));
     }
     pg_query::scan_tokens(text)
 }
@@ -259,13 +274,13 @@ mod tests {
     fn limits_hold_to_the_byte_the_token_and_the_statement() {
         let bytes = |n: usize| format!("SELECT {}1", " ".repeat(n - 8));
         assert_eq!(bytes(100).len(), 100);
-        assert_eq!(rule(&bytes(256 * 1024)), "");
-        assert_eq!(rule(&bytes(256 * 1024 + 1)), "statement-bytes");
+        assert_eq!(rule(&bytes(BYTES_OUTSIDE_LITERALS_MAX)), "");
+        assert_eq!(rule(&bytes(BYTES_OUTSIDE_LITERALS_MAX + 1)), "statement-bytes");
         // Literals are not counted.
         assert_eq!(
             rule(&format!(
                 "{} + length('{}')",
-                bytes(256 * 1024 - 11),
+                bytes(BYTES_OUTSIDE_LITERALS_MAX - 11),
                 "x".repeat(1_000_000)
             )),
             ""
@@ -273,7 +288,7 @@ mod tests {
         assert_eq!(
             rule(&format!(
                 "{} + length('{}')",
-                bytes(256 * 1024 - 10),
+                bytes(BYTES_OUTSIDE_LITERALS_MAX - 10),
                 "x".repeat(1_000_000)
             )),
             "statement-bytes"
@@ -282,6 +297,10 @@ mod tests {
         let tokens = |n: usize| format!("SELECT {}", vec!["1"; n / 2].join(","));
         assert_eq!(rule(&tokens(TOKENS_MAX)), "");
         assert_eq!(rule(&format!("{};", tokens(TOKENS_MAX))), "statement-tokens");
+        let signs = |n: usize| rule(&format!("SELECT {}1", "+".repeat(n)));
+        assert_eq!(signs(OPERATOR_RUN_MAX + 1), "syntax");
+        assert_ne!(signs(OPERATOR_RUN_MAX), "syntax");
+        assert_eq!(rule(&format!("SELECT '{0}' -- {0}", "+".repeat(1_000))), "");
         assert_eq!(rule(&";".repeat(STATEMENTS_MAX)), "");
         assert_eq!(rule(&";".repeat(STATEMENTS_MAX + 1)), "statement-count");
         assert_eq!(rule("SELECT '\0'"), "syntax");

@@ -53,6 +53,8 @@ pub struct StatementPlan {
     /// Parameters (`$n`) that name a setting which is read: Bind's value must be no name that Menshen keeps for itself. Only a statement of
     /// a Parse message has any.
     pub setting_parameters: Arc<[i64]>,
+    /// A name in it may be that of a column which the catalog does not have: where that is only old, what the server knows would be missing.
+    pub guesses: bool,
     /// For the audit and for explain.
     pub report: Arc<Report>,
 }

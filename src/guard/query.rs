@@ -230,6 +230,7 @@ pub(super) fn finish(
     let mut judged = subject.forward(kind);
     judged.text = edited.then_some(edit.text);
     judged.plan.trip_wire = subject.trip_wire(cleared);
+    judged.plan.guesses = walk.guessed;
     // What is masked must not show in an error, and what is counted must not come uncounted.
     let counts = |s: &Scan| s.treatments.iter().flatten().any(|t| t.counts != Categories::NONE);
     judged.plan.scrub = walk.scans.iter().any(|s| s.restricted || counts(s));

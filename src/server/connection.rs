@@ -28,6 +28,8 @@ use crate::ledger::{ChargeRequest, Charged, LedgerError};
 use crate::session::{self, Action, Activity, Session};
 use crate::wire::{Refusal, message};
 
+/// A text of more waits for its turn to be judged.
+const LARGE_BYTES: usize = 64 * 1024;
 /// What may wait to be taken by one side before no more is read for it.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
 /// What a cancel request to the server may take.
@@ -450,12 +452,20 @@ impl Connection {
 
     /// Judges on a thread where nobody waits for it. Like any other judging it goes before all else that the session has to do.
     async fn judge_away(&mut self) -> Vec<Action> {
+        // Reading a large text takes some hundred times its size: not of everybody at once.
+        let turn = if self.session.waits_with() > LARGE_BYTES {
+            self.shared.large_texts.acquire().await.ok()
+        } else {
+            None
+        };
         let mut session = std::mem::replace(&mut self.session, Session::elsewhere(self.id));
         let judged = tokio::task::spawn_blocking(move || {
             let actions = session.judge_away(Timestamp::now());
             (session, actions)
         });
-        match judged.await {
+        let judged = judged.await;
+        drop(turn);
+        match judged {
             Ok((session, actions)) => {
                 self.session = session;
                 actions

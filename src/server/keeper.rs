@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
+use super::reader::Reader;
 use super::shared::{Rules, Shared};
-use super::upstream::{Place, Upstreams, words};
-use crate::catalog::{Catalog, introspect};
+use super::upstream::{Place, Upstreams};
+use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::guard::{self, Context, ContextNumber, Ground, Plan, Plans, Request, Verdict};
 use crate::session::Judge;
@@ -21,13 +22,21 @@ pub struct Keeper {
     /// Plans made on it. Those of grounds before are found by nobody, and give way.
     plans: Plans,
     /// Held while the catalog is read: whoever waits for it uses what the one before has brought, if it began later.
-    reading: Mutex<u64>,
+    reading: Mutex<Reading>,
     begun: std::sync::atomic::AtomicU64,
     /// Changes of the catalog that sessions have told of, and how many of them the ground knows.
     changes: std::sync::atomic::AtomicU64,
     known_changes: std::sync::atomic::AtomicU64,
     /// Until then the catalog is read for every statement: a change may be on its way here.
     restless: std::sync::Mutex<Option<Instant>>,
+}
+
+/// Where reading the catalog stands.
+#[derive(Default)]
+struct Reading {
+    /// Requests up to this one have what they asked for.
+    done: u64,
+    reader: Option<Reader>,
 }
 
 /// A standby replays a change of the primary within this time, or has its catalog read by the timer.
@@ -79,7 +88,8 @@ impl Keeper {
         if let Some(keeper) = known(shared) {
             return Ok(keeper);
         }
-        let catalog = Arc::new(read(&shared.upstreams.load_full(), place, database, None).await?);
+        let mut reader = Reader::connect(&shared.upstreams.load_full(), place, database).await?;
+        let catalog = Arc::new(reader.read(None).await?);
         let rules = shared.rules.load_full();
         let ground = resolve(rules, catalog, None).await?;
         // Where the database is known by another address, a change that was told there meanwhile is missing here.
@@ -89,7 +99,7 @@ impl Keeper {
             database: database.to_owned(),
             ground: ArcSwap::from_pointee(ground),
             plans: Plans::new(shared.config.plan_bytes),
-            reading: Mutex::new(0),
+            reading: Mutex::default(),
             begun: std::sync::atomic::AtomicU64::new(0),
             changes: std::sync::atomic::AtomicU64::new(u64::from(others)),
             known_changes: std::sync::atomic::AtomicU64::new(0),
@@ -115,19 +125,18 @@ impl Keeper {
     }
 
     /// Reads the catalog anew. Requests that come while one is being read share the next.
-    pub(super) async fn refresh(&self, shared: &Shared) -> Result<(), String> {
+    pub(super) async fn refresh(self: &Arc<Self>, shared: &Shared) -> Result<(), String> {
         use std::sync::atomic::Ordering;
         let ticket = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut done = self.reading.lock().await;
-        if *done >= ticket {
+        let mut reading = self.reading.lock().await;
+        if reading.done >= ticket {
             return Ok(()); // somebody began to read after we asked
         }
         let covers = self.begun.load(Ordering::SeqCst);
         let changes = self.changes.load(Ordering::SeqCst);
         let old = self.ground.load_full();
-        let upstreams = shared.upstreams.load_full();
-        let before = Some(Arc::clone(&old.catalog));
-        let mut fresh = read(&upstreams, &self.place, &self.database, before).await?;
+        let begun = Instant::now();
+        let mut fresh = self.read(shared, &mut reading.reader, &old.catalog).await?;
         let catalog = if fresh.same_as(&old.catalog) {
             Arc::clone(&old.catalog)
         } else {
@@ -135,12 +144,43 @@ impl Keeper {
             Arc::new(fresh)
         };
         let rules = shared.rules.load_full();
+        let read = begun.elapsed();
         if !Arc::ptr_eq(&catalog, &old.catalog) || rules.policy.epoch != old.policy.epoch {
             self.ground.store(Arc::new(resolve(rules, catalog, Some(old)).await?));
         }
-        *done = covers;
+        tracing::debug!(database = %self.database, ?read, resolved = ?begun.elapsed().saturating_sub(read), "catalog read");
+        reading.done = covers;
         self.known_changes.fetch_max(changes, Ordering::SeqCst);
+        let keeper = Arc::downgrade(self);
+        // A migration changes the catalog again at once; afterwards a session of ours must not keep anybody from DROP DATABASE.
+        tokio::spawn(async move {
+            tokio::time::sleep(super::reader::IDLE).await;
+            if let Some(keeper) = keeper.upgrade() {
+                let reader = &mut keeper.reading.lock().await.reader;
+                *reader = reader.take().filter(|r| !r.is_idle());
+            }
+        });
         Ok(())
+    }
+
+    /// Reads by the connection that is open, or by a new one where there is none, it is an other server's by now, or it is broken.
+    async fn read(
+        &self,
+        shared: &Shared,
+        reader: &mut Option<Reader>,
+        before: &Arc<Catalog>,
+    ) -> Result<Catalog, String> {
+        let upstreams = shared.upstreams.load_full();
+        if let Some(mut open) = reader.take().filter(|r| r.is_of(&upstreams))
+            && let Ok(catalog) = open.read(Some(Arc::clone(before))).await
+        {
+            *reader = Some(open);
+            return Ok(catalog);
+        }
+        let mut new = Reader::connect(&upstreams, &self.place, &self.database).await?;
+        let catalog = new.read(Some(Arc::clone(before))).await?;
+        *reader = Some(new);
+        Ok(catalog)
     }
 
     /// Judges by another policy from now on.
@@ -180,32 +220,6 @@ async fn resolve(rules: Arc<Rules>, catalog: Arc<Catalog>, before: Option<Arc<Gr
     Ok(ground)
 }
 
-/// Reads a database's catalog by the service login.
-///
-/// # Errors
-/// A sentence: the login fails, or the answer can't be read.
-async fn read(
-    upstreams: &Upstreams,
-    place: &Place,
-    database: &str,
-    before: Option<Arc<Catalog>>,
-) -> Result<Catalog, String> {
-    let client = upstreams.service(place, database).await?;
-    let document: String = async {
-        client.batch_execute(introspect::PREPARE).await?;
-        let row = client.query_one(introspect::QUERY, &[]).await?;
-        row.try_get::<_, String>(0)
-    }
-    .await
-    .map_err(|e: tokio_postgres::Error| format!("Menshen cannot read the catalog: {}", words(&e)))?;
-    let epoch = before.as_ref().map_or(1, |b| b.epoch + 1);
-    tokio::task::spawn_blocking(move || {
-        introspect::parse(&document, epoch, before.as_deref()).map_err(|e| e.to_string())
-    })
-    .await
-    .map_err(|e| e.to_string())?
-}
-
 /// Reads a database's catalog on whichever server a session would go to.
 ///
 /// # Errors
@@ -213,7 +227,10 @@ async fn read(
 pub async fn read_any(config: &Config, database: &str) -> Result<Catalog, String> {
     let upstreams = Upstreams::new(&config.upstream)?;
     let place = upstreams.pick().await?;
-    read(&upstreams, &place, database, None).await
+    Reader::connect(&Arc::new(upstreams), &place, database)
+        .await?
+        .read(None)
+        .await
 }
 
 /// A server that is gone (its name leads elsewhere now) and on which no session is left needs no keeper. False: somebody needs it.

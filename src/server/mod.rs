@@ -17,6 +17,7 @@ pub mod keeper;
 mod notes;
 mod patience;
 mod proxy_protocol;
+mod reader;
 mod reload;
 pub mod shared;
 mod stream;

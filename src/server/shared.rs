@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::access::Visitor;
 use super::cancel::Registry;
@@ -78,8 +79,13 @@ pub struct Shared {
     pub(super) census: Arc<Census>,
     /// The database servers.
     pub(super) upstreams: ArcSwap<Upstreams>,
+    /// Turns of those who have a large text judged.
+    pub(super) large_texts: Semaphore,
     next_session: AtomicU64,
 }
+
+/// How many large texts are judged at once.
+const LARGE_AT_ONCE: usize = 2;
 
 impl Shared {
     /// Opens everything that a proxy needs.
@@ -109,6 +115,7 @@ impl Shared {
             gate: ArcSwap::from_pointee(gate),
             census: Arc::default(),
             upstreams,
+            large_texts: Semaphore::new(LARGE_AT_ONCE),
             next_session: AtomicU64::new(1),
             live: ArcSwap::from_pointee(config.clone()),
             config,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::owed::{Key, Owed, Portal, Prepared, Question};
 use super::{Hold, Judge, Known, Session};
@@ -27,6 +27,8 @@ pub(super) enum Judging {
 }
 
 const PROBE: &str = "menshen.probe";
+/// How often a session has the catalog read for columns that it does not have.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(2);
 /// PostgreSQL's NAMEDATALEN, without the end.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -100,6 +102,10 @@ impl Session {
         };
         match tried {
             Ok(plan) => {
+                if plan.statements.iter().any(|s| s.guesses) && self.may_look_again(now) {
+                    self.refresh_catalog();
+                    return Judging::Wait;
+                }
                 let free = plan.statements.iter().all(|s| s.context_free);
                 Judging::Plan(plan, (!free).then_some(key))
             }
@@ -119,6 +125,19 @@ impl Session {
                 Judging::Wait
             }
         }
+    }
+
+    /// Whether the catalog is read anew for a column that it does not have: somebody may have added it past Menshen. A program that names one
+    /// again and again does not have it read each time.
+    fn may_look_again(&mut self, now: Timestamp) -> bool {
+        if self.refreshed_for_front.is_some() || self.own_ground.is_some() {
+            return false;
+        }
+        let lately = self.looked_again.is_some_and(|at| now.duration_since(at) < LOOK_AGAIN);
+        if !lately {
+            self.looked_again = Some(now);
+        }
+        !lately
     }
 
     /// Asks for the catalog or the settings where they may be others than this session knows; then the message at hand must wait.
@@ -279,11 +298,13 @@ impl Session {
 
     /// Reads the catalog on the client's own connection, inside its transaction.
     fn read_catalog(&mut self) {
-        // Definitions must be printed under an empty search_path, which is the client's business again afterwards.
+        // Definitions must be printed under an empty search_path, and the question must not be compiled (most of its time where there are
+        // hundreds of tables). Both are the client's business again afterwards.
         const BEFORE: &str = "SELECT pg_catalog.set_config('menshen.kpath', pg_catalog.current_setting('search_path'), true), \
-             pg_catalog.set_config('search_path', '', true)";
-        const AFTER: &str =
-            "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('menshen.kpath'), true)";
+             pg_catalog.set_config('menshen.kjit', pg_catalog.current_setting('jit'), true), \
+             pg_catalog.set_config('search_path', '', true), pg_catalog.set_config('jit', 'off', true)";
+        const AFTER: &str = "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('menshen.kpath'), true), \
+             pg_catalog.set_config('jit', pg_catalog.current_setting('menshen.kjit'), true)";
         self.ask("menshen.path", BEFORE, Question::Path);
         self.ask("menshen.catalog", introspect::QUERY, Question::Catalog);
         self.ask("menshen.pathback", AFTER, Question::PathBack);

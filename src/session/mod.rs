@@ -224,6 +224,8 @@ pub struct Session {
     /// The catalog has been asked for on behalf of the message at the front, and whether it could be read: changes that others commit from
     /// then on do not make it wait again, or it might wait for ever.
     refreshed_for_front: Option<bool>,
+    /// When the catalog was last read for a column that it did not have.
+    looked_again: Option<Timestamp>,
     /// Number of the reading of the catalog that is waited for: answers to others are too late.
     refresh: u64,
     /// Cancel requests of ours that are on their way: what is sent before they are over could be hit by them.
@@ -352,6 +354,16 @@ impl Session {
         self.take_server_bytes(bytes, now);
         self.pump(now);
         std::mem::take(&mut self.out)
+    }
+
+    /// Bytes of the largest message that waits to be judged.
+    #[must_use]
+    pub fn waits_with(&self) -> usize {
+        let turns = self.turns.iter().map(turns::Turn::len);
+        turns
+            .chain(self.client.iter().map(|f| f.bytes.len()))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Judges what waits for it, as [`Action::JudgeAway`] asks. Until it is back nothing else must be done with the session.

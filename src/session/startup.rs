@@ -208,6 +208,7 @@ impl Session {
             own_catalogs: 0,
             catalog_behind: false,
             refreshed_for_front: None,
+            looked_again: None,
             refresh: 0,
             cancels: 0,
             cancel_front: false,

@@ -79,6 +79,11 @@ impl Turn {
         self.frame.kind
     }
 
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        self.frame.bytes.len()
+    }
+
     fn new(bytes: bytes::Bytes, shift: u32) -> Self {
         let kind = bytes.first().copied().unwrap_or_default();
         Self {

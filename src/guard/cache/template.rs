@@ -223,6 +223,7 @@ fn same(one: &StatementPlan, two: &StatementPlan) -> bool {
         meanings,
         scrub,
         setting_parameters,
+        guesses,
         report,
     } = one;
     let kinds = matches!(
@@ -243,5 +244,6 @@ fn same(one: &StatementPlan, two: &StatementPlan) -> bool {
         && two.meanings.is_empty()
         && *scrub == two.scrub
         && *setting_parameters == two.setting_parameters
+        && *guesses == two.guesses
         && *report == two.report
 }

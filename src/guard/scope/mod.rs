@@ -94,6 +94,8 @@ pub struct Walk<'w> {
     labels: Vec<Vec<String>>,
     /// How many predicates, orders or groups surround what is being walked: its value does not reach the output as it is.
     predicates: usize,
+    /// A name may be that of a column which the catalog does not have yet.
+    pub(super) guessed: bool,
     /// Counted columns that the conditions of the level that is being walked compare.
     conditions: Taint,
     /// Sub-queries of the level that is being walked whose own conditions compare counted columns.
@@ -141,6 +143,7 @@ impl<'w> Walk<'w> {
                 writes: false,
                 labels: Vec::new(),
                 predicates: 0,
+                guessed: false,
                 conditions: Taint::new(),
                 asked: Vec::new(),
                 windows: Vec::new(),

@@ -522,7 +522,7 @@ impl Walk<'_> {
 
     fn assigned(&self, target: &Target, name: &str) -> Result<Assigned, Stop> {
         target.columns.iter().find(|c| c.name == name).cloned().ok_or_else(|| {
-            Refusal {
+            let refusal = Refusal {
                 sqlstate: "42703",
                 ..unsupported(
                     "column-unknown",
@@ -531,8 +531,8 @@ impl Walk<'_> {
                         target.named.alias
                     ),
                 )
-            }
-            .into()
+            };
+            Stop::Missing(name.to_owned(), refusal)
         })
     }
 

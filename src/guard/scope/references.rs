@@ -371,6 +371,7 @@ impl Walk<'_> {
         // Output names in ORDER BY and GROUP BY end here too; otherwise it is whatever is in reach.
         if !self.labels.iter().flatten().any(|l| l == name) {
             self.must_be_known(name, levels)?;
+            self.guessed = true;
         }
         for level in levels {
             guess.extend(level.star().flat_map(|c| c.taint.iter().copied()));
@@ -421,6 +422,7 @@ impl Walk<'_> {
                 return Ok(Flow::default());
             }
             // `alias.function` is function notation on the whole row.
+            self.guessed |= named.scan.is_some() && !self.look.catalog().functions.contains_key(column);
             self.row_of_target(t, named, levels, depth, false)?;
             let flow = self.whole_row(named)?;
             self.noted(column, &flow)?;

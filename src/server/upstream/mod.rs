@@ -20,7 +20,7 @@ use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stream::Stream;
-use crate::config::{Host, TargetSessionAttrs, Upstream};
+use crate::config::{Host, SslMode, TargetSessionAttrs, Upstream};
 use crate::wire::{frame, message};
 pub(super) use service::words;
 
@@ -93,6 +93,11 @@ pub struct Opened {
 
 /// Why no server could be had: a sentence for the client, without addresses. The log has more.
 pub type Unreachable = &'static str;
+
+/// `cannot_connect_now`
+const UNAVAILABLE: &str = "57P03";
+/// `invalid_authorization_specification`: what pg_hba.conf has no line for, or a line that rejects.
+pub(super) const NOT_AUTHORIZED: &str = "28000";
 
 impl Upstreams {
     /// Makes ready what a configuration says.
@@ -245,26 +250,44 @@ impl Upstreams {
 
     /// The server's first answer to a StartupMessage, and whether it is that it takes no connections now (57P03), where libpq tries the next.
     async fn begin(&self, place: &Place, startup: &[u8]) -> Result<(Opened, bool), String> {
-        let closed = "the server closed the connection during start-up";
+        if self.config.sslmode == SslMode::Allow {
+            let stream = socket::open(place, &self.config).await?;
+            let (opened, sqlstate) = self.greet(place, stream, startup).await?;
+            if !matches!(place, Place::Tcp(..)) || sqlstate.as_deref() != Some(NOT_AUTHORIZED) {
+                return Ok((opened, sqlstate.as_deref() == Some(UNAVAILABLE)));
+            }
+        }
         let stream = socket::open(place, &self.config).await?;
-        let mut stream = self.secure(place, stream).await?;
+        let stream = self.secure(place, stream).await?;
+        let (opened, sqlstate) = self.greet(place, stream, startup).await?;
+        Ok((opened, sqlstate.as_deref() == Some(UNAVAILABLE)))
+    }
+
+    /// Sends a StartupMessage and reads the first answer; its SQLSTATE where it is an error.
+    async fn greet(
+        &self,
+        place: &Place,
+        mut stream: Stream,
+        startup: &[u8],
+    ) -> Result<(Opened, Option<String>), String> {
+        let closed = "the server closed the connection during start-up";
         stream.write_all(startup).await.map_err(|e| e.to_string())?;
         stream.flush().await.map_err(|e| e.to_string())?;
         let mut answer = BytesMut::new();
-        let unavailable = loop {
+        let sqlstate = loop {
             if stream.read_buf(&mut answer).await.map_err(|e| e.to_string())? == 0 {
                 return Err(closed.to_owned());
             }
             if answer.first() != Some(&b'E') {
-                break false;
+                break None;
             }
             let whole = frame::next(&mut answer.clone(), FIRST_BYTES_MAX).map_err(|e| e.to_string())?;
             if let Some(error) = whole {
-                break message::sqlstate(&error) == "57P03";
+                break Some(message::sqlstate(&error).to_owned());
             }
         };
         let place = place.clone();
-        Ok((Opened { stream, place, answer }, unavailable))
+        Ok((Opened { stream, place, answer }, sqlstate))
     }
 
     /// Encrypts a connection as sslmode asks.

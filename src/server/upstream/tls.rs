@@ -29,7 +29,7 @@ pub(super) fn client_config(config: &Upstream) -> Result<Option<ClientConfig>, S
     };
     let verifier: Arc<dyn ServerCertVerifier> = match (config.sslmode, &config.root_cert) {
         (SslMode::Disable, _) => return Ok(None),
-        (SslMode::Prefer, _) | (SslMode::Require, None) => Arc::new(Unchecked(Arc::clone(&provider))),
+        (SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, None) => Arc::new(Unchecked(Arc::clone(&provider))),
         (SslMode::Require | SslMode::VerifyCa, Some(roots)) => Arc::new(AnyName(chain(root_store(roots)?)?)),
         (SslMode::VerifyFull, Some(roots)) => chain(root_store(roots)?)?,
         (SslMode::VerifyCa | SslMode::VerifyFull, None) => return Err("sslmode asks for a root_cert".to_owned()),
@@ -93,7 +93,7 @@ pub(super) async fn secure(
         stream.write_all(&SSL_REQUEST).await.map_err(words)?;
         match (stream.read_u8().await.map_err(words)?, config.sslmode) {
             (b'S', _) => {}
-            (b'N', SslMode::Prefer) => return Ok(stream),
+            (b'N', SslMode::Allow | SslMode::Prefer) => return Ok(stream),
             (b'N', _) => return Err("the server does not offer TLS, and sslmode asks for it".to_owned()),
             // An error's text comes from whoever is in between (CVE-2024-10977).
             (other, _) => return Err(format!("the server answers {:?} to SSLRequest", char::from(other))),
