@@ -80,6 +80,40 @@ fn a_statement_whose_columns_ddl_has_changed_is_refused_in_the_servers_words() {
 }
 
 #[test]
+fn a_statement_whose_column_is_dropped_runs_again_when_it_is_back() {
+    let granted = unlimited_policy().replace("clear = [\"*\"]", "clear = [\"*\"]\nddl = true");
+    let menshen = Menshen::with(&granted, "");
+    Postgres::get().sql(
+        &menshen.database,
+        "ALTER TABLE crm.customers OWNER TO dba; ALTER TABLE crm.customers ADD COLUMN extra text DEFAULT 'e'",
+    );
+    let mut raw = menshen.connect("support", CASE);
+    let text = "SELECT id, phone FROM crm.customers WHERE extra IS NOT DISTINCT FROM extra AND id = 1";
+    for name in ["s", ""] {
+        prepare(&mut raw, name, text);
+        let before = run(&mut raw, name);
+        assert_eq!(before.rows.len(), 1);
+        dba(&menshen, "ALTER TABLE crm.customers DROP COLUMN extra");
+        for _ in 0..2 {
+            assert_eq!(run(&mut raw, name).sqlstate(), "42703", "{name:?}");
+        }
+        dba(&menshen, "ALTER TABLE crm.customers ADD COLUMN extra text DEFAULT 'e'");
+        for _ in 0..2 {
+            assert_eq!(run(&mut raw, name).rows, before.rows, "{name:?}");
+        }
+    }
+    // One that the client has closed meanwhile does not come back.
+    prepare(&mut raw, "closed", text);
+    dba(&menshen, "ALTER TABLE crm.customers DROP COLUMN extra");
+    assert_eq!(run(&mut raw, "closed").sqlstate(), "42703");
+    raw.send(b'C', b"Sclosed\0");
+    raw.sync();
+    raw.answer();
+    dba(&menshen, "ALTER TABLE crm.customers ADD COLUMN extra text DEFAULT 'e'");
+    assert_eq!(run(&mut raw, "closed").sqlstate(), "26000");
+}
+
+#[test]
 fn a_new_policy_holds_for_statements_that_were_prepared_before() {
     let policy = unlimited_policy();
     let menshen = Menshen::with(&policy, "");

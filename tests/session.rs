@@ -754,6 +754,12 @@ fn a_hidden_column_has_no_number() {
             "SELECT phone, count(*) FROM crm.customers GROUP BY 1, 3".to_owned(),
             format!("SELECT * FROM ({both} ORDER BY 3 LIMIT 5) x"),
             format!("{both} ORDER BY 0"),
+            // More names than columns: the next would be the hidden one.
+            format!("SELECT * FROM ({both}) x(a, b, c)"),
+            format!("SELECT c FROM ({both} UNION ALL {both}) x(a, b, c)"),
+            format!("WITH x(a, b, c) AS ({both}) SELECT * FROM x"),
+            format!("WITH x AS ({both}) SELECT c FROM x y(a, b, c)"),
+            "SELECT k FROM crm.customers x(a, b, c, d, e, f, g, h, i, j, k)".to_owned(),
         ] {
             for extended in [false, true] {
                 let answer = if extended {

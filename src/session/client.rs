@@ -200,6 +200,7 @@ impl Session {
             by_sql,
             turn: self.turn,
             instead_of: None,
+            lost: false,
         })
     }
 

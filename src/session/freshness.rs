@@ -102,7 +102,7 @@ impl Session {
     /// statement is prepared again under the client's feet.
     pub(super) fn freshen(&mut self, name: &str, prepared: &Arc<Prepared>, now: Timestamp) -> Freshened {
         let meant = prepared.statement().is_none_or(|s| self.means_the_same(&s));
-        if meant && (prepared.key.is_none() || prepared.key == self.key_now(now)) {
+        if meant && !prepared.lost && (prepared.key.is_none() || prepared.key == self.key_now(now)) {
             return Freshened::Same;
         }
         let (plan, key) = match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
@@ -111,7 +111,7 @@ impl Session {
             Judging::InTurn(_) => return Freshened::Refuse(stale_prepared(name)),
             Judging::Refuse(refusal) => return Freshened::Refuse(refusal),
         };
-        if plan.text == prepared.plan.text {
+        if plan.text == prepared.plan.text && !prepared.lost {
             let renewed = Arc::new(Prepared {
                 plan,
                 key,
@@ -123,7 +123,7 @@ impl Session {
         if prepared.by_sql {
             return Freshened::Refuse(stale_prepared(name));
         }
-        if !name.is_empty() {
+        if !name.is_empty() && !prepared.lost {
             self.open_pipeline();
             self.send_server(message::close_statement(name));
             self.owed.push_back(Owed::Close {

@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub turn: Option<u32>,
     /// Prepared again in the place of this one, whose columns the client knows: it must show the same.
     pub instead_of: Option<Arc<Prepared>>,
+    /// Preparing it again has failed: the client has it, the server does not.
+    pub lost: bool,
 }
 
 impl Prepared {

@@ -587,9 +587,27 @@ impl Session {
                 Owed::Probe { .. } if self.hold == Some(Hold::Probe) => self.hold = None,
                 _ => {}
             }
-            self.owed.pop_front();
+            if let Some(Owed::Parse {
+                own: true,
+                name,
+                prepared,
+            }) = self.owed.pop_front()
+            {
+                self.lost(name, &prepared);
+            }
         }
         self.skipping = true;
+    }
+
+    /// What was to be prepared again under the client's feet has not been: where the old one is closed already, the client's next Bind tries again.
+    fn lost(&mut self, name: String, prepared: &Arc<Prepared>) {
+        if prepared.instead_of.is_some() && (name.is_empty() || !self.statements.contains_key(&name)) {
+            let lost = Prepared {
+                lost: true,
+                ..(**prepared).clone()
+            };
+            self.statements.insert(name, Arc::new(lost));
+        }
     }
 
     fn ready_for_query(&mut self, frame: Frame) {

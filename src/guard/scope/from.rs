@@ -32,6 +32,8 @@ impl Walk<'_> {
                 };
                 let output = self.select(t.field("subquery"), inner, carry, false)?;
                 let alias = t.field("alias");
+                let what = format!("table \"{}\"", alias.text("aliasname"));
+                list_fits(&output.columns, &alias.names("colnames").unwrap_or_default(), &what)?;
                 Ok(self.derived(
                     output.columns,
                     output.hidden,
@@ -161,6 +163,9 @@ impl Walk<'_> {
             && t.text("catalogname").is_empty()
             && let Some(cte) = env.cte(name)
         {
+            let shown = if alias.is_null() { name } else { alias.text("aliasname") };
+            let names = alias.names("colnames").unwrap_or_default();
+            list_fits(&cte.columns, &names, &format!("table \"{shown}\""))?;
             return Ok(self.derived(
                 cte.columns.clone(),
                 cte.hidden.clone(),
@@ -245,7 +250,12 @@ impl Walk<'_> {
                 }
             })
             .collect();
-        let columns = rename(columns, &alias.names("colnames").unwrap_or_default());
+        let names = alias.names("colnames").unwrap_or_default();
+        if let Err(refusal) = list_fits(&columns, &names, &format!("table \"{shown}\"")) {
+            // Where the catalog is only old, there are more.
+            return Err(Stop::Missing(shown, refusal));
+        }
+        let columns = rename(columns, &names);
         let (mut keys, mut hidden, mut extra) = (Vec::new(), Vec::new(), Vec::new());
         let mut loose = Loose::default();
         for (index, key) in protected.keys.iter().enumerate() {

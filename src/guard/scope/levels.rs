@@ -126,6 +126,7 @@ impl Walk<'_> {
                 Carry::Yes
             };
             let mut output = self.statement(query, here, carry, false)?;
+            list_fits(&output.columns, &aliases, &format!("WITH query \"{name}\""))?;
             output.columns = rename(output.columns, &aliases);
             output
         };
@@ -214,6 +215,7 @@ impl Walk<'_> {
             .into());
         }
         let first = self.select(left, env, Carry::No, false)?;
+        list_fits(&first.columns, aliases, &format!("WITH query \"{name}\""))?;
         let mut columns = rename(first.columns, aliases);
         // What comes from its own columns is marked by them.
         let mut own = columns.clone();

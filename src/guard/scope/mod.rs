@@ -43,8 +43,8 @@ pub use found::{
 pub use lookup::{Given, Lookup, Stop, Treated};
 pub use loose::{Loose, Many};
 use names::{
-    Cte, CteScope, Env, Item, KeyRef, Level, Named, Outer, blur, plain_named, rename, side_by_side, star_names,
-    star_of, union,
+    Cte, CteScope, Env, Item, KeyRef, Level, Named, Outer, blur, list_fits, plain_named, rename, side_by_side,
+    star_names, star_of, union,
 };
 use target::targets;
 pub use target::{Change, ConditionOf, Part, What};

@@ -1,5 +1,6 @@
 //! Names in reach: of FROM entries and their columns, of common table expressions, of query levels around.
 
+use crate::wire::Refusal;
 use std::rc::Rc;
 
 use super::{Hidden, Loose, OutColumn, ScanId, Taint};
@@ -165,6 +166,26 @@ pub(super) fn star_names(level: &Level, of: &Level, qualifier: Option<&String>) 
 
 pub(super) fn union(columns: &[OutColumn]) -> Taint {
     columns.iter().flat_map(|c| c.taint.iter().copied()).collect()
+}
+
+/// An alias list may not be longer than what it names: behind the client's columns stand hidden ones, which are not the client's to name.
+/// parse_clause.c's and parse_relation.c's words.
+///
+/// # Errors
+/// 42P10, where the columns are known.
+pub(super) fn list_fits(columns: &[OutColumn], names: &[String], what: &str) -> Result<(), Refusal> {
+    let (has, wanted) = (columns.len(), names.len());
+    if wanted <= has || columns.iter().any(|c| c.name.is_none()) {
+        return Ok(());
+    }
+    Err(Refusal {
+        sqlstate: "42P10",
+        ..Refusal::unsupported(
+            "column-list",
+            format!("{what} has {has} columns available but {wanted} columns specified"),
+            "name no more columns than there are",
+        )
+    })
 }
 
 /// Renames columns from the front by an alias list. Behind a column of unknown number, any name may be any column.
