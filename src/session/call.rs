@@ -86,6 +86,7 @@ fn harmless(plan: &Plan) -> Result<(), Refusal> {
             if !plan.edited
                 && one.meter.is_empty()
                 && one.report.relations.is_empty()
+                && one.setting_parameters.is_empty()
                 && matches!(one.kind, StatementKind::Query | StatementKind::Set) =>
         {
             Ok(())
