@@ -236,7 +236,8 @@ fn phone(t: &str) -> String {
 
 /// Han names keep their surname (two characters where it is a known compound one); others the first letter of each word.
 fn name(t: &str) -> String {
-    let compound: Vec<String> = include_str!("surnames.txt").split_whitespace().map(literal).collect();
+    // One literal: as a list it would be most of what there is to parse in a statement.
+    let compound: Vec<&str> = include_str!("surnames.txt").split_whitespace().collect();
     let rest = |n: u8| {
         format!(
             "pg_catalog.left({t}, {n}) OPERATOR(pg_catalog.||) \
@@ -246,9 +247,9 @@ fn name(t: &str) -> String {
     format!(
         "CASE WHEN pg_catalog.ascii({t}) OPERATOR(pg_catalog.>=) 13312 AND pg_catalog.ascii({t}) OPERATOR(pg_catalog.<=) 40959 THEN \
          CASE WHEN pg_catalog.length({t}) OPERATOR(pg_catalog.>) 2 AND pg_catalog.left({t}, 2) OPERATOR(pg_catalog.=) \
-         ANY (ARRAY[{compound}]::pg_catalog.text[]) THEN {two} ELSE {one} END \
+         ANY ({compound}::pg_catalog.text[]) THEN {two} ELSE {one} END \
          ELSE pg_catalog.regexp_replace({t}, '([^ ])[^ ]*', pg_catalog.chr(92) OPERATOR(pg_catalog.||) '1***', 'g') END",
-        compound = compound.join(", "),
+        compound = literal(&format!("{{{}}}", compound.join(","))),
         two = rest(2),
         one = rest(1),
     )

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use tokio::io::{AsyncWriteExt, WriteHalf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -20,8 +20,8 @@ use super::greeting::{self, Greeted, turn_away};
 use super::inbox::{self, Inbox};
 use super::keeper::Keeper;
 use super::patience::{Expiry, Patience};
+use super::rarely::Rarely;
 use super::shared::Shared;
-use super::stream::Stream;
 use super::upstream::{Opened, Place};
 use crate::config::limits::Limits;
 use crate::ledger::{ChargeRequest, Charged, LedgerError};
@@ -29,9 +29,11 @@ use crate::session::{self, Action, Activity, Session};
 use crate::wire::{Refusal, message};
 
 /// A text of more waits for its turn to be judged.
-const LARGE_BYTES: usize = 64 * 1024;
+const LARGE_BYTES: usize = 128 * 1024;
 /// What may wait to be taken by one side before no more is read for it.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
+/// A session that has done nothing for so long gives back what it does not need.
+const REST: Duration = Duration::from_secs(1);
 /// What a cancel request to the server may take.
 const CANCEL_MAX: Duration = Duration::from_secs(10);
 /// A client that has been told the last words may go on sending for so long.
@@ -173,7 +175,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         session.pass_channel_binding();
     }
     let Opened {
-        stream: server,
+        stream: mut server,
         place,
         answer,
     } = opened;
@@ -201,22 +203,19 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         .session
         .server_bytes(&mut connection.from_server.bytes, Timestamp::now());
     connection.perform(actions).await;
-    // Each side is read while the other is written to: a client that sends and reads at the same time (a pipeline) would otherwise wait for
-    // a server that waits for it. What a slow side has not taken bounds what is read for it.
-    let (mut client_reads, mut client_writes) = tokio::io::split(client);
-    let (mut server_reads, mut server_writes) = tokio::io::split(server);
     let (mut client_unflushed, mut server_unflushed, mut server_takes) = (false, false, true);
-    let mut patience = Patience::new(startup_ends, Instant::now());
+    let mut now = Instant::now();
+    let mut patience = Patience::new(startup_ends, now);
     let requests = Arc::clone(&connection.requests);
-    let alarm = tokio::time::sleep_until(startup_ends);
-    tokio::pin!(alarm);
+    let mut alarm = std::pin::pin!(tokio::time::sleep_until(startup_ends));
     let mut reason = "the client closed the connection";
-    // Made once: what is rare must not be asked for anew in every round.
-    let mut stage_changed = std::pin::pin!(next_stage(stage.clone()));
+    let mut serving = *stage.borrow();
+    let mut stage_changed = std::pin::pin!(next_stage(stage));
     let mut asked_to_cancel = std::pin::pin!(requests.next());
+    let mut rarely = Rarely::new();
+    let (mut cancel, mut alarmed, mut rest) = (None, false, Rest::No);
     while !connection.closing {
-        let now = *stage.borrow();
-        match now {
+        match serving {
             Stage::Draining if connection.session.is_idle() && from_client.bytes.is_empty() => {
                 connection.farewell();
                 reason = "Menshen is shutting down";
@@ -231,115 +230,161 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
             Stage::Serving | Stage::Draining => {}
         }
         let activity = connection.session.activity();
-        if matches!(activity, Activity::Idle | Activity::IdleInTransaction) {
+        match rest {
+            _ if !matches!(activity, Activity::Idle | Activity::IdleInTransaction) => rest = Rest::No,
+            Rest::No => rest = Rest::At(now + REST),
             // Most sessions do nothing most of the time: that must cost next to nothing.
-            connection.session.rest();
-            from_client.rest();
-            connection.from_server.rest();
-            inbox::rest(&mut connection.to_client);
-            inbox::rest(&mut connection.to_server);
+            Rest::At(at) if at <= now => {
+                connection.session.rest();
+                from_client.rest();
+                connection.from_server.rest();
+                inbox::rest(&mut connection.to_client);
+                inbox::rest(&mut connection.to_server);
+                rest = Rest::Resting;
+            }
+            Rest::At(_) | Rest::Resting => {}
         }
+        // Each side is read while the other is written to: a client that sends and reads at the same time (a pipeline) would otherwise wait for
+        // a server that waits for it. What a slow side has not taken bounds what is read for it.
         let to_server = server_takes && (server_unflushed || !connection.to_server.is_empty());
         let to_client = client_unflushed || !connection.to_client.is_empty();
-        let room_for_client = connection.to_server.len() < PENDING_BYTES_MAX;
-        let room_for_server = connection.to_client.len() < PENDING_BYTES_MAX;
-        let reads_client = connection.session.wants_client() && room_for_client;
+        let reads_client = connection.session.wants_client() && connection.to_server.len() < PENDING_BYTES_MAX;
+        let reads_server = connection.session.wants_server() && connection.to_client.len() < PENDING_BYTES_MAX;
         let half = reads_client && !from_client.bytes.is_empty();
-        patience.observe(activity, half, to_client, Instant::now());
+        patience.observe(activity, half, to_client, now);
         let due = patience.next(&limits);
+        let rests_at = match rest {
+            Rest::At(at) => Some(at),
+            Rest::No | Rest::Resting => None,
+        };
         // The alarm may go off early: it is moved only where it would be late.
-        if let Some((at, _)) = due
-            && at < alarm.deadline()
+        if let Some(at) = due.map(|(at, _)| at).into_iter().chain(rests_at).min()
+            && (at < alarm.deadline() || alarm.is_elapsed())
         {
             alarm.as_mut().reset(at);
+            alarmed = false;
+            rarely.ring();
         }
-        let actions = tokio::select! {
-            biased;
-            sent = send(&mut server_writes, &mut connection.to_server, &mut server_unflushed), if to_server => {
-                if sent.is_err() {
-                    // It has closed. What it said before that (57P01 …) is still to be read.
-                    server_takes = false;
-                    server_unflushed = false;
-                    connection.to_server.clear();
+        let event = std::future::poll_fn(|context| {
+            if to_server {
+                let (outbox, unflushed) = (&mut connection.to_server, &mut server_unflushed);
+                if let Poll::Ready(sent) = inbox::poll_send(&mut server, outbox, unflushed, context) {
+                    return Poll::Ready(Event::ServerTook(sent));
                 }
-                continue;
             }
-            sent = send(&mut client_writes, &mut connection.to_client, &mut client_unflushed), if to_client => match sent {
-                Ok(()) => {
-                    patience.client_took();
-                    continue;
+            if to_client {
+                let (outbox, unflushed) = (&mut connection.to_client, &mut client_unflushed);
+                if let Poll::Ready(sent) = inbox::poll_send(&mut client, outbox, unflushed, context) {
+                    return Poll::Ready(Event::ClientTook(sent));
                 }
-                Err(_) => break,
-            },
-            back = returns.recv() => match back {
-                Some(Back::Charged(result)) => connection.charged(*result),
-                Some(Back::Refreshed(number, read)) => connection.session.refreshed(number, read, Timestamp::now()),
-                Some(Back::Cancelled) => connection.session.cancelled(Timestamp::now()),
-                None => break,
-            },
-            seen = &mut stage_changed => {
-                stage_changed.set(next_stage(seen));
-                continue;
             }
-            read = connection.from_server.fill(&mut server_reads), if connection.session.wants_server() && room_for_server => match read {
-                Ok(0) | Err(_) if connection.session.is_leaving() => break,
-                Ok(0) | Err(_) => {
-                    let lost = failure("08006", "upstream-lost", "the connection to the database server was lost".to_owned());
-                    connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));
-                    reason = "the connection to the database server was lost";
-                    break;
+            let mut told = None;
+            if let Some(mut rare) = rarely.rung(context) {
+                if let Poll::Ready(back) = returns.poll_recv(&mut rare) {
+                    told = Some(Event::Back(back));
+                } else if let Poll::Ready(seen) = stage_changed.as_mut().poll(&mut rare) {
+                    serving = *seen.borrow();
+                    stage_changed.set(next_stage(seen));
+                    told = Some(Event::Stage);
+                } else if cancel.is_none()
+                    && let Poll::Ready(waiting) = asked_to_cancel.as_mut().poll(&mut rare)
+                {
+                    asked_to_cancel.set(requests.next());
+                    cancel = Some(waiting);
                 }
-                Ok(_) => connection.session.server_bytes(&mut connection.from_server.bytes, Timestamp::now()),
-            },
-            read = from_client.fill(&mut client_reads), if reads_client => match read {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {
-                    let before = from_client.bytes.len();
-                    let actions = connection.session.client_bytes(&mut from_client.bytes, Timestamp::now());
-                    patience.client_sent(from_client.bytes.len() < before, Instant::now());
-                    actions
-                }
-            },
+                alarmed |= !alarmed && alarm.as_mut().poll(&mut rare).is_ready();
+            }
+            if told.is_some() || cancel.is_some() {
+                // The others have not been asked.
+                rarely.ring();
+            }
+            if let Some(event) = told {
+                return Poll::Ready(event);
+            }
+            if reads_server && let Poll::Ready(read) = connection.from_server.poll_fill(&mut server, context) {
+                return Poll::Ready(Event::FromServer(read));
+            }
+            if reads_client && let Poll::Ready(read) = from_client.poll_fill(&mut client, context) {
+                return Poll::Ready(Event::FromClient(read));
+            }
             // Behind what the client has sent before.
-            waiting = &mut asked_to_cancel => {
-                asked_to_cancel.set(requests.next());
+            if let Some(waiting) = cancel.take() {
+                return Poll::Ready(Event::Cancel(waiting));
+            }
+            if std::mem::take(&mut alarmed) {
+                return Poll::Ready(Event::Alarm);
+            }
+            Poll::Pending
+        })
+        .await;
+        now = Instant::now();
+        let actions = match event {
+            Event::ServerTook(Ok(())) | Event::Stage => continue,
+            Event::ServerTook(Err(_)) => {
+                // It has closed. What it said before that (57P01 …) is still to be read.
+                (server_takes, server_unflushed) = (false, false);
+                connection.to_server.clear();
+                continue;
+            }
+            Event::ClientTook(Ok(())) => {
+                patience.client_took();
+                continue;
+            }
+            Event::ClientTook(Err(_)) => break,
+            Event::Back(Some(Back::Charged(result))) => connection.charged(*result),
+            Event::Back(Some(Back::Refreshed(number, read))) => {
+                connection.session.refreshed(number, read, Timestamp::now())
+            }
+            Event::Back(Some(Back::Cancelled)) => connection.session.cancelled(Timestamp::now()),
+            Event::Back(None) => break,
+            Event::FromServer(Ok(0) | Err(_)) if connection.session.is_leaving() => break,
+            Event::FromServer(Ok(0) | Err(_)) => {
+                let lost = failure(
+                    "08006",
+                    "upstream-lost",
+                    "the connection to the database server was lost".to_owned(),
+                );
+                connection.to_client.extend_from_slice(&message::error(&lost, "FATAL"));
+                reason = "the connection to the database server was lost";
+                break;
+            }
+            Event::FromServer(Ok(_)) => connection
+                .session
+                .server_bytes(&mut connection.from_server.bytes, Timestamp::now()),
+            Event::FromClient(Ok(0) | Err(_)) => break,
+            Event::FromClient(Ok(_)) => {
+                let before = from_client.bytes.len();
+                let actions = connection
+                    .session
+                    .client_bytes(&mut from_client.bytes, Timestamp::now());
+                patience.client_sent(from_client.bytes.len() < before, now);
+                actions
+            }
+            Event::Cancel(waiting) => {
                 connection.cancelling = waiting;
                 connection.session.cancel_asked(Timestamp::now())
             }
-            () = &mut alarm, if due.is_some() => match due {
-                Some((at, expiry)) if at <= Instant::now() => {
-                    connection.late(expiry, &mut patience)
-                }
-                Some((at, _)) => {
-                    alarm.as_mut().reset(at);
-                    continue;
-                }
-                None => continue,
+            Event::Alarm => match due {
+                Some((at, expiry)) if at <= now => connection.late(expiry, &mut patience),
+                // It is set anew.
+                Some(_) | None => continue,
             },
         };
-        connection.perform(actions).await;
+        if let Some(actions) = connection.relay(actions) {
+            connection.perform(actions).await;
+        }
         connection.cancelling.clear();
         // What the sockets take at once needs no further round: mostly all of it.
         if server_takes && !connection.to_server.is_empty() {
-            let sent = at_once(send(
-                &mut server_writes,
-                &mut connection.to_server,
-                &mut server_unflushed,
-            ))
-            .await;
-            if let Some(Err(_)) = sent {
+            let (outbox, unflushed) = (&mut connection.to_server, &mut server_unflushed);
+            if let Some(Err(_)) = at_once(|context| inbox::poll_send(&mut server, outbox, unflushed, context)).await {
                 (server_takes, server_unflushed) = (false, false);
                 connection.to_server.clear();
             }
         }
         if !connection.to_client.is_empty() {
-            match at_once(send(
-                &mut client_writes,
-                &mut connection.to_client,
-                &mut client_unflushed,
-            ))
-            .await
-            {
+            let (outbox, unflushed) = (&mut connection.to_client, &mut client_unflushed);
+            match at_once(|context| inbox::poll_send(&mut client, outbox, unflushed, context)).await {
                 Some(Ok(())) => patience.client_took(),
                 Some(Err(_)) => break,
                 None => {}
@@ -354,33 +399,37 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
     connection.perform(last).await;
     // What is left for either side, within reason.
     let last = async {
-        let _late = server_writes.write_all(&connection.to_server).await;
-        let _late = server_writes.flush().await;
-        let _late = client_writes.write_all(&connection.to_client).await;
-        let _late = client_writes.flush().await;
+        let _late = server.write_all(&connection.to_server).await;
+        let _late = server.flush().await;
+        let _late = client.write_all(&connection.to_client).await;
+        let _late = client.flush().await;
     };
     let _late = tokio::time::timeout(Duration::from_secs(2), last).await;
-    let _closed = tokio::time::timeout(Duration::from_secs(1), client_writes.shutdown()).await;
+    let _closed = tokio::time::timeout(Duration::from_secs(1), client.shutdown()).await;
     // What the client is still sending is read and dropped: the kernel would answer it with a reset, which takes back the last words.
     if connection.closing {
-        let _late = tokio::time::timeout(LINGER, tokio::io::copy(&mut client_reads, &mut tokio::io::sink())).await;
+        let _late = tokio::time::timeout(LINGER, tokio::io::copy(&mut client, &mut tokio::io::sink())).await;
     }
-    let _closed = tokio::time::timeout(Duration::from_secs(1), server_writes.shutdown()).await;
+    let _closed = tokio::time::timeout(Duration::from_secs(1), server.shutdown()).await;
 }
 
-/// Writes what it can of the buffer, and flushes when all of it is written. Nothing is lost where it is dropped half-way.
-async fn send(writes: &mut WriteHalf<Stream>, buffer: &mut BytesMut, unflushed: &mut bool) -> std::io::Result<()> {
-    if !buffer.is_empty() {
-        if writes.write_buf(buffer).await? == 0 {
-            return Err(std::io::ErrorKind::WriteZero.into());
-        }
-        *unflushed = true;
-    }
-    if buffer.is_empty() {
-        writes.flush().await?;
-        *unflushed = false;
-    }
-    Ok(())
+/// Whether an idle session has given back what it does not need.
+enum Rest {
+    No,
+    At(Instant),
+    Resting,
+}
+
+/// What ends a round.
+enum Event {
+    ServerTook(std::io::Result<()>),
+    ClientTook(std::io::Result<()>),
+    FromServer(std::io::Result<usize>),
+    FromClient(std::io::Result<usize>),
+    Back(Option<Back>),
+    Stage,
+    Cancel(Waiting),
+    Alarm,
 }
 
 /// Waits until the next stage of Menshen's own life begins.
@@ -391,11 +440,10 @@ async fn next_stage(mut stage: Watch) -> Watch {
     stage
 }
 
-/// What comes of a future that is asked once; `None` where it would have to wait.
-async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
+/// What comes of asking once; `None` where it would have to wait.
+async fn at_once<T>(mut ask: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     std::future::poll_fn(|context| {
-        Poll::Ready(match future.as_mut().poll(context) {
+        Poll::Ready(match ask(context) {
             Poll::Ready(done) => Some(done),
             Poll::Pending => None,
         })
@@ -432,6 +480,23 @@ impl Connection {
         self.session.shed(&expiry.refusal())
     }
 
+    /// Passes bytes on; gives back the actions where there are others among them.
+    fn relay(&mut self, mut actions: Vec<Action>) -> Option<Vec<Action>> {
+        let passes = |a: &Action| matches!(a, Action::ToClient(_) | Action::ToServer(_));
+        if !actions.iter().all(passes) {
+            return Some(actions);
+        }
+        for action in actions.drain(..) {
+            if let Action::ToClient(bytes) = action {
+                self.to_client.extend_from_slice(&bytes);
+            } else if let Action::ToServer(bytes) = action {
+                self.to_server.extend_from_slice(&bytes);
+            }
+        }
+        self.session.give_back(actions);
+        None
+    }
+
     async fn perform(&mut self, mut actions: Vec<Action>) {
         let mut judge = false;
         loop {
@@ -452,19 +517,17 @@ impl Connection {
 
     /// Judges on a thread where nobody waits for it. Like any other judging it goes before all else that the session has to do.
     async fn judge_away(&mut self) -> Vec<Action> {
-        // Reading a large text takes some hundred times its size: not of everybody at once.
-        let turn = if self.session.waits_with() > LARGE_BYTES {
-            self.shared.large_texts.acquire().await.ok()
-        } else {
-            None
-        };
+        let large = self.session.waits_with() > LARGE_BYTES;
         let mut session = std::mem::replace(&mut self.session, Session::elsewhere(self.id));
-        let judged = tokio::task::spawn_blocking(move || {
+        let judge = move || {
             let actions = session.judge_away(Timestamp::now());
             (session, actions)
-        });
-        let judged = judged.await;
-        drop(turn);
+        };
+        let judged = if large {
+            self.shared.large_texts.run(judge).await.ok_or("it panicked".to_owned())
+        } else {
+            tokio::task::spawn_blocking(judge).await.map_err(|e| e.to_string())
+        };
         match judged {
             Ok((session, actions)) => {
                 self.session = session;

@@ -1,7 +1,10 @@
 //! What has been read and not yet been taken. It grows while much comes, and costs next to nothing while nothing does.
 
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 /// Room for one reading, at least and at most. Most messages of a client are shorter than the least.
 const ROOM_MIN: usize = 1024;
@@ -22,17 +25,21 @@ impl Inbox {
         Self { bytes, room: ROOM_MIN }
     }
 
-    /// Reads once; 0 at the end. Nothing is lost where it is dropped.
+    /// Reads once; 0 at the end.
     ///
     /// # Errors
     /// As of the connection.
-    pub async fn fill(&mut self, reads: &mut (impl AsyncRead + Unpin)) -> std::io::Result<usize> {
+    pub fn poll_fill(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<usize>> {
         self.bytes.reserve(self.room);
-        let read = reads.read_buf(&mut self.bytes).await?;
+        let read = ready!(std::pin::pin!(stream.read_buf(&mut self.bytes)).poll(context))?;
         if read >= self.room {
             self.room = (self.room * 4).min(ROOM_MAX);
         }
-        Ok(read)
+        Poll::Ready(Ok(read))
     }
 
     /// Nothing is expected soon.
@@ -41,6 +48,31 @@ impl Inbox {
             *self = Self::new(BytesMut::new());
         }
     }
+}
+
+/// Writes what it can of an outbox, and flushes when all of it is written. Nothing is lost where it has to wait.
+///
+/// # Errors
+/// As of the connection.
+pub fn poll_send(
+    stream: &mut (impl AsyncWrite + Unpin),
+    outbox: &mut BytesMut,
+    unflushed: &mut bool,
+    context: &mut Context<'_>,
+) -> Poll<std::io::Result<()>> {
+    if !outbox.is_empty() {
+        let taken = ready!(Pin::new(&mut *stream).poll_write(context, outbox))?;
+        if taken == 0 {
+            return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+        }
+        outbox.advance(taken);
+        *unflushed = true;
+    }
+    if outbox.is_empty() && *unflushed {
+        ready!(Pin::new(stream).poll_flush(context))?;
+        *unflushed = false;
+    }
+    Poll::Ready(Ok(()))
 }
 
 /// The same for bytes that wait to be written.

@@ -27,8 +27,10 @@ pub struct Keeper {
     /// Changes of the catalog that sessions have told of, and how many of them the ground knows.
     changes: std::sync::atomic::AtomicU64,
     known_changes: std::sync::atomic::AtomicU64,
-    /// Until then the catalog is read for every statement: a change may be on its way here.
-    restless: std::sync::Mutex<Option<Instant>>,
+    made: Instant,
+    /// Until then, in milliseconds since it was made, the catalog is read for every statement: a change may be on its way here. No lock:
+    /// each Bind of each session looks.
+    restless: std::sync::atomic::AtomicU64,
 }
 
 /// Where reading the catalog stands.
@@ -40,11 +42,15 @@ struct Reading {
 }
 
 /// A standby replays a change of the primary within this time, or has its catalog read by the timer.
-const LAG: Duration = Duration::from_secs(10);
+const LAG_MILLISECONDS: u64 = 10_000;
 
 impl Judge for Keeper {
     fn ground(&self) -> Arc<Ground> {
         self.ground.load_full()
+    }
+
+    fn is_ground(&self, ground: &Arc<Ground>) -> bool {
+        Arc::ptr_eq(&self.ground.load(), ground)
     }
 
     fn judges_away(&self) -> bool {
@@ -68,9 +74,8 @@ impl Judge for Keeper {
 
     fn is_behind(&self) -> bool {
         use std::sync::atomic::Ordering::SeqCst;
-        let restless = *self.restless.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.known_changes.load(SeqCst) < self.changes.load(SeqCst)
-            || restless.is_some_and(|until| Instant::now() < until)
+        let restless = self.restless.load(SeqCst);
+        self.known_changes.load(SeqCst) < self.changes.load(SeqCst) || restless > 0 && self.age() < restless
     }
 }
 
@@ -103,10 +108,24 @@ impl Keeper {
             begun: std::sync::atomic::AtomicU64::new(0),
             changes: std::sync::atomic::AtomicU64::new(u64::from(others)),
             known_changes: std::sync::atomic::AtomicU64::new(0),
-            restless: std::sync::Mutex::default(),
+            made: Instant::now(),
+            restless: std::sync::atomic::AtomicU64::new(0),
         });
-        let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(Arc::clone(keepers.entry(name).or_insert(keeper)))
+        let listed = {
+            let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            Arc::clone(keepers.entry(name).or_insert(keeper))
+        };
+        // A policy that was loaded before it stood in the list has passed it by.
+        let rules = shared.rules.load_full();
+        if listed.ground.load().policy.epoch != rules.policy.epoch {
+            listed.adopt(rules).await?;
+        }
+        Ok(listed)
+    }
+
+    /// Milliseconds since it was made.
+    fn age(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// A session has committed a change of the catalog. Other keepers of the database may be of the same server by another address, and learn it
@@ -115,11 +134,8 @@ impl Keeper {
         for keeper in shared.keepers().iter().filter(|k| k.database == self.database) {
             keeper.changes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             if keeper.place != self.place {
-                let mut restless = keeper
-                    .restless
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                *restless = Some(Instant::now() + LAG);
+                let until = keeper.age().saturating_add(LAG_MILLISECONDS);
+                keeper.restless.fetch_max(until, std::sync::atomic::Ordering::SeqCst);
             }
         }
     }

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use super::access::Visitor;
 use super::cancel::Registry;
 use super::census::Census;
 use super::client_tls::Gate;
 use super::keeper::Keeper;
+use super::large::LargeTexts;
 use super::upstream::{Place, Upstreams};
 use crate::alert::{Alert, Alerts};
 use crate::audit::{Audit, AuditError};
@@ -79,13 +79,10 @@ pub struct Shared {
     pub(super) census: Arc<Census>,
     /// The database servers.
     pub(super) upstreams: ArcSwap<Upstreams>,
-    /// Turns of those who have a large text judged.
-    pub(super) large_texts: Semaphore,
+    /// Where large texts are judged.
+    pub(super) large_texts: LargeTexts,
     next_session: AtomicU64,
 }
-
-/// How many large texts are judged at once.
-const LARGE_AT_ONCE: usize = 2;
 
 impl Shared {
     /// Opens everything that a proxy needs.
@@ -115,7 +112,7 @@ impl Shared {
             gate: ArcSwap::from_pointee(gate),
             census: Arc::default(),
             upstreams,
-            large_texts: Semaphore::new(LARGE_AT_ONCE),
+            large_texts: LargeTexts::start().map_err(|e| format!("a thread: {e}"))?,
             next_session: AtomicU64::new(1),
             live: ArcSwap::from_pointee(config.clone()),
             config,

@@ -415,8 +415,8 @@ impl Session {
     pub(super) fn pending_portal(&self, name: &str) -> Option<Option<Portal>> {
         for owed in self.owed.iter().rev() {
             match owed {
-                Owed::Bind { name: n, portal } if n == name => return Some(Some(portal.clone())),
-                Owed::Close { portal: Some(n), .. } if n == name => return Some(None),
+                Owed::Bind { name: n, portal } if super::same_name(n, name) => return Some(Some(portal.clone())),
+                Owed::Close { portal: Some(n), .. } if super::same_name(n, name) => return Some(None),
                 Owed::Sync { .. } if self.status == b'I' => return Some(None),
                 _ => {}
             }
@@ -484,7 +484,7 @@ impl Session {
         let mut behind = self.owed.iter().rev();
         let just_bound = behind
             .find(|owed| !matches!(owed, Owed::DescribePortal { .. }))
-            .is_some_and(|owed| matches!(owed, Owed::Bind { name: n, .. } if *n == name));
+            .is_some_and(|owed| matches!(owed, Owed::Bind { name: n, .. } if super::same_name(n, &name)));
         // But the clock, and the policy, where the client takes its time.
         let depends = portal.under != Depends::OnNothing;
         if (depends || !just_bound)

@@ -1,7 +1,6 @@
 //! Decisions for the audit. One that shows or touches protected relations is told each time. One that touches none is told when the session meets it
 //! first; how often it was met again is told later ([`Note::Repeated`]): an application sends the same statements for ever.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -19,7 +18,7 @@ const UNTOLD_SECONDS: i64 = 60;
 #[derive(Default)]
 pub(super) struct Decisions {
     /// By the address of the report, which is kept alive here.
-    told: HashMap<usize, (Arc<Report>, u64)>,
+    told: super::Names<usize, (Arc<Report>, u64)>,
     /// Under which settings.
     known: Option<Arc<Known>>,
     /// Second of the last telling.

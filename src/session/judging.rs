@@ -453,10 +453,10 @@ impl Session {
     pub(super) fn lookup(&self, name: &str) -> Option<Arc<Prepared>> {
         for owed in self.owed.iter().rev() {
             match owed {
-                Owed::Parse { name: n, prepared, .. } if n == name => {
+                Owed::Parse { name: n, prepared, .. } if super::same_name(n, name) => {
                     return Some(Arc::clone(prepared)).filter(|p| self.may_name(p));
                 }
-                Owed::Close { statement: Some(n), .. } if n == name => return None,
+                Owed::Close { statement: Some(n), .. } if super::same_name(n, name) => return None,
                 _ => {}
             }
         }
@@ -471,7 +471,7 @@ impl Prepared {
             return self.statement();
         }
         self.plan.statements.iter().find_map(|s| match &s.kind {
-            StatementKind::Prepare { name: n, inner, .. } if n == name => Some(Arc::clone(inner)),
+            StatementKind::Prepare { name: n, inner, .. } if super::same_name(n, name) => Some(Arc::clone(inner)),
             _ => None,
         })
     }

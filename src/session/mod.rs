@@ -53,6 +53,11 @@ const OWED_MAX: usize = 256;
 const OWED_IN_PIPELINE_MAX: usize = 2048;
 
 /// By name. Names are a client's own, and so is the session that a bad choice of them would slow down.
+/// Whether two names are one. Most have no letter, and are compared as often as there are messages.
+fn same_name(one: &str, two: &str) -> bool {
+    one.len() == two.len() && (one.is_empty() || one == two)
+}
+
 type Names<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// What a session is told about itself.
@@ -78,6 +83,11 @@ pub struct Settings {
 pub trait Judge: Send + Sync {
     /// The newest policy and catalog of this database.
     fn ground(&self) -> Arc<Ground>;
+
+    /// Whether this is still the newest. It is asked for each Bind: a judge that is shared by many has a way that shares nothing.
+    fn is_ground(&self, ground: &Arc<Ground>) -> bool {
+        Arc::ptr_eq(&self.ground(), ground)
+    }
 
     /// Whether a session has changed the catalog since it was last read.
     fn is_behind(&self) -> bool {

@@ -83,10 +83,24 @@ impl Session {
         }
     }
 
+    /// The standpoint of the statement before, where nothing has changed since.
+    fn same_standpoint(&self, now: Timestamp) -> Option<&Standpoint> {
+        let (point, known) = (self.standpoint.as_ref()?, self.known.as_ref()?);
+        let ground = match (&self.own_ground, &self.judge) {
+            (Some(own), _) => Arc::ptr_eq(own, &point.ground),
+            (None, Some(judge)) => judge.is_ground(&point.ground),
+            (None, None) => false,
+        };
+        (ground && point.second == now.as_second() && Arc::ptr_eq(&point.known, known)).then_some(point)
+    }
+
     /// The key that a plan made now would have. `None`: settings must be asked first (and are, when a judgement needs them).
     pub(super) fn key_now(&mut self, now: Timestamp) -> Option<Arc<Key>> {
         if self.stale || self.is_behind() {
             return None;
+        }
+        if let Some(point) = self.same_standpoint(now) {
+            return Some(Arc::clone(&point.key));
         }
         let ground = self.ground()?;
         self.standpoint(&ground, now).map(|s| Arc::clone(&s.key))
@@ -104,6 +118,9 @@ impl Session {
     /// Whose limits hold for what is started now.
     pub(super) fn charge_now(&mut self, now: Timestamp) -> Arc<Charge> {
         let stale = self.stale;
+        if !stale && let Some(point) = self.same_standpoint(now) {
+            return Arc::clone(&point.charge);
+        }
         let ground = self.ground();
         match ground.and_then(|ground| self.standpoint(&ground, now)) {
             Some(standpoint) if !stale => Arc::clone(&standpoint.charge),
