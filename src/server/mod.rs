@@ -96,7 +96,9 @@ pub async fn serve(config: Config) -> Result<(), String> {
         .map_err(|e| e.to_string())?;
     keeper::watch(&shared);
     client_tls::watch(&shared);
-    reload::watch(&shared);
+    // Before anybody is told: a signal that nobody listens to ends the process.
+    reload::watch(&shared).map_err(|e| e.to_string())?;
+    let mut drain = Drain::new().map_err(|e| e.to_string())?;
     {
         let mut out = std::io::stdout();
         // Whoever started us may have closed it.
@@ -104,7 +106,6 @@ pub async fn serve(config: Config) -> Result<(), String> {
     }
     tracing::info!(%address, "listening");
     systemd::tell(systemd::State::Ready);
-    let mut drain = Drain::new().map_err(|e| e.to_string())?;
     // Those who hear that there is no room take none for long.
     let farewells = Arc::new(Semaphore::new(FAREWELLS_MAX));
     // Those that come too late are told so, and not waited for.

@@ -12,16 +12,17 @@ use super::upstream::Upstreams;
 use crate::config::Config;
 
 /// Watches the policy file, and waits for SIGHUP.
-pub(super) fn watch(shared: &Arc<Shared>) {
+///
+/// # Errors
+/// Where the system does not tell of signals.
+pub(super) fn watch(shared: &Arc<Shared>) -> std::io::Result<()> {
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     let (changed, mut changes) = tokio::sync::mpsc::channel::<()>(16);
     let watcher = watch_file(&shared.config.policy, changed);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         // Dropping the watcher would end the watch.
         let _watcher = watcher;
-        let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else {
-            return;
-        };
         loop {
             tokio::select! {
                 signal = hangup.recv() => {
@@ -46,6 +47,7 @@ pub(super) fn watch(shared: &Arc<Shared>) {
             policy(&shared).await;
         }
     });
+    Ok(())
 }
 
 fn watch_file(policy: &Path, changed: tokio::sync::mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {

@@ -15,6 +15,7 @@ mod freshness;
 mod judging;
 pub mod notes;
 mod owed;
+mod pass;
 mod plans;
 mod replies;
 mod rows;
@@ -328,6 +329,9 @@ impl Session {
             if let Some(frame) = self.server.pop_front() {
                 self.server_frame(frame, now);
                 continue;
+            }
+            if let Some(messages) = self.messages_that_pass(bytes) {
+                self.send_client(messages);
             }
             if let Some(rows) = self.rows_that_pass(bytes) {
                 self.send_client(rows);

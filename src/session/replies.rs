@@ -219,19 +219,25 @@ impl Session {
     fn bind_complete(&mut self, frame: Frame) {
         match self.owed.front() {
             Some(Owed::Bind { .. }) => {
-                if let Some(Owed::Bind { name, portal }) = self.owed.pop_front() {
-                    // A cursor that had the name is gone, or Bind would have failed.
-                    self.cursors.remove(&name);
-                    let own = portal.prepared.turn.is_some();
-                    self.portals.insert(name, portal);
-                    if !own {
-                        self.send_client(frame.bytes);
-                    }
+                if self.bound() == Some(false) {
+                    self.send_client(frame.bytes);
                 }
             }
             Some(Owed::Probe { .. }) => {}
             _ => self.unowed(&frame),
         }
+    }
+
+    /// The Bind at the front has made its portal; whether it is one of our own.
+    pub(super) fn bound(&mut self) -> Option<bool> {
+        let Some(Owed::Bind { name, portal }) = self.owed.pop_front() else {
+            return None;
+        };
+        // A cursor that had the name is gone, or Bind would have failed.
+        self.cursors.remove(&name);
+        let own = portal.prepared.turn.is_some();
+        self.portals.insert(name, portal);
+        Some(own)
     }
 
     fn close_complete(&mut self, frame: Frame) {
@@ -633,14 +639,19 @@ impl Session {
             Some(Owed::Refused { query: true, .. }) => false,
             _ => return self.unowed(&frame),
         };
+        self.synced(status);
+        if !own {
+            self.send_client(frame.bytes);
+        }
+    }
+
+    /// The server is ready for more.
+    pub(super) fn synced(&mut self, status: u8) {
         self.count_end();
         self.expired = false;
         self.status = status;
         if status == b'I' {
             self.transaction_ended();
-        }
-        if !own {
-            self.send_client(frame.bytes);
         }
     }
 

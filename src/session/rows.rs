@@ -104,6 +104,26 @@ impl Session {
         taken > 0
     }
 
+    /// The layout of the rows that an Execute brings now, where they go as they came.
+    pub(super) fn layout_of_rows(&mut self) -> Option<Arc<Layout>> {
+        let id = match self.owed.front()? {
+            Owed::Execute {
+                running: Some(running),
+                stopped: false,
+                id,
+                ..
+            } if matches!(running.plan.kind, StatementKind::Query) => *id,
+            _ => return None,
+        };
+        if self.running()?.layout.is_none() {
+            // What is wrong with it is told the long way.
+            let layout = self.late_layout(id).ok()?;
+            self.running()?.layout = Some(layout);
+        }
+        let layout = self.running()?.layout.as_ref()?;
+        layout.is_transparent().then(|| Arc::clone(layout))
+    }
+
     /// Rows at the front of what the server has sent that show nobody and go as they came: many messages at once.
     pub(super) fn rows_that_pass(&mut self, bytes: &mut BytesMut) -> Option<Bytes> {
         let kind = *bytes.first()?;

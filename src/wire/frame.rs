@@ -57,6 +57,17 @@ pub fn run_of(kind: u8, buffer: &[u8], max: usize) -> usize {
     at
 }
 
+/// Type and body of the whole message at the front of a buffer, if one stands there. A length that no message has is left to [`next`].
+#[must_use]
+pub fn first(buffer: &[u8], max: usize) -> Option<(u8, &[u8])> {
+    let ([kind, a, b, c, d], rest) = buffer.split_first_chunk::<5>()?;
+    let length = usize::try_from(i32::from_be_bytes([*a, *b, *c, *d])).ok()?;
+    if length > max {
+        return None;
+    }
+    Some((*kind, rest.get(..length.checked_sub(4)?)?))
+}
+
 /// The body of a whole message of one type at the front of a buffer, if one stands there.
 #[must_use]
 pub fn first_body(kind: u8, buffer: &[u8], max: usize) -> Option<&[u8]> {

@@ -41,6 +41,12 @@ pub fn is_whole_reply(frame: &Frame, rows: bool) -> bool {
     read.is_some() && body.is_empty()
 }
 
+/// Whether the body of a RowDescription is whole.
+#[must_use]
+pub fn is_row_description(mut body: &[u8]) -> bool {
+    columns(&mut body).is_some() && body.is_empty()
+}
+
 /// Columns: a name and 18 bytes each.
 fn columns(body: &mut &[u8]) -> Option<()> {
     for _ in 0..body.try_get_u16().ok()? {
