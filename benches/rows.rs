@@ -24,6 +24,7 @@ fn spec() -> MeterSpec {
             categories: Categories(4),
         }],
         per_row: vec![],
+        late: vec![],
     }
 }
 

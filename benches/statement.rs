@@ -139,6 +139,7 @@ logins = ["analyst"]
         current_user: "analyst".into(),
         policy: 1,
         catalog: 1,
+        late: true,
     };
     Stage {
         ground: Ground::new(Arc::new(policy), Arc::new(catalog), None, None),
@@ -164,6 +165,7 @@ impl Stage {
             prepared: &|_| None,
             undone_at_end: false,
             extended: false,
+            late: true,
         }
     }
 }

@@ -97,6 +97,7 @@ fn one_file(
             prepared: &|_| None,
             undone_at_end: false,
             extended: false,
+            late: true,
         };
         let Ok(parsed) = guard::parse::parse(statement) else {
             continue;

@@ -23,6 +23,7 @@ mod harness;
 mod introspection;
 mod jdbc;
 mod large;
+mod late;
 mod layout;
 mod lifecycle;
 mod limits;

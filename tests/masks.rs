@@ -46,6 +46,138 @@ fn masked(mask: &str, column: &Column, values: &[&str]) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// Nasty texts: of every length that masks tell apart, of letters of one to four bytes, with what masks look for.
+fn texts() -> Vec<String> {
+    let parts = [
+        "",
+        "a",
+        "é",
+        "张",
+        "欧阳",
+        "司马",
+        "𠀀",
+        "🙂",
+        "@",
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "1",
+        "13912345678",
+        "ab@cd",
+        "x\u{301}",
+        "\u{3400}",
+        "\u{9fff}",
+        "\u{a000}",
+        "'",
+        "\\",
+        "%",
+        "三丰",
+        "John",
+        "\u{ad}",
+        "\u{200d}",
+        "\u{feff}",
+    ];
+    let mut texts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+    let mut state = 7_u64;
+    let mut random = |n: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % n
+    };
+    for _ in 0..3_000 {
+        let count = random(9);
+        texts.push((0..count).map(|_| parts[random(parts.len())]).collect());
+    }
+    texts
+}
+
+#[test]
+fn what_menshen_masks_itself_is_what_the_server_would_make_of_it() {
+    use menshen::mask::LateMask;
+    let texts = texts();
+    let literals: Vec<String> = texts
+        .iter()
+        .map(|t| format!("'{}'", t.replace('\'', "''")))
+        .chain(["NULL".to_owned()])
+        .collect();
+    for (type_sql, oid) in [
+        ("text", 25),
+        ("character varying(7)", 1043),
+        ("character varying", 1043),
+    ] {
+        let column = column(type_sql, oid, 'S');
+        for mask in [
+            "null",
+            "full",
+            "constant(gone away)",
+            "constant(他走了)",
+            "keep(3, 4)",
+            "keep(0, 2)",
+            "keep(2, 0)",
+            "keep(0, 0)",
+            "keep(1, 1)",
+            "id_card",
+            "bank_card",
+            "name",
+            "email",
+            "phone",
+        ] {
+            let spec = mask.parse().unwrap();
+            let sql = expression(&spec, &column, "m.v", &token()).unwrap();
+            let text = Postgres::get().sql(
+                "shop",
+                &format!(
+                    "SELECT coalesce(encode(convert_to(({sql})::text, 'UTF8'), 'hex'), 'NULL') || ' ' || coalesce(encode(convert_to(m.v, 'UTF8'), 'hex'), 'NULL') \
+                     FROM (VALUES {}) AS w(n, t), LATERAL (SELECT w.t::{type_sql}) AS m(v) ORDER BY n;",
+                    literals.iter().enumerate().map(|(n, l)| format!("({n}, {l})")).collect::<Vec<_>>().join(", ")
+                ),
+            );
+            let late = LateMask::of(&spec, &column).unwrap();
+            let mut compared = 0;
+            for line in text.lines() {
+                let (theirs, stored) = line.split_once(' ').unwrap();
+                let stored = (stored != "NULL").then(|| hex::decode(stored).unwrap());
+                let mut out = bytes::BytesMut::from(&b"before"[..]);
+                late.column(stored.as_deref(), &mut out).unwrap();
+                let column = out.strip_prefix(b"before").unwrap();
+                let ours = match i32::from_be_bytes(column[..4].try_into().unwrap()) {
+                    -1 => "NULL".to_owned(),
+                    length => {
+                        assert_eq!(usize::try_from(length).unwrap(), column.len() - 4);
+                        hex::encode(&column[4..])
+                    }
+                };
+                assert_eq!(ours, theirs, "{mask} of {stored:?} as {type_sql}");
+                compared += 1;
+            }
+            assert_eq!(compared, literals.len(), "{mask}");
+        }
+    }
+    // What only the server does.
+    for (mask, type_sql, oid, category) in [
+        ("token", "text", 25, 'S'),
+        ("address(city)", "text", 25, 'S'),
+        ("year", "text", 25, 'S'),
+        ("full", "integer", 23, 'N'),
+        ("keep(1, 1)", "character(9)", 1042, 'S'),
+        ("keep(1, 1)", "name", 19, 'S'),
+    ] {
+        assert!(
+            LateMask::of(&mask.parse().unwrap(), &column(type_sql, oid, category)).is_none(),
+            "{mask} of {type_sql}"
+        );
+    }
+    let domain = Column {
+        type_oid: 20_000,
+        ..column("text", 25, 'S')
+    };
+    assert!(LateMask::of(&"full".parse().unwrap(), &domain).is_none());
+    let keep = LateMask::of(&"keep(1, 1)".parse().unwrap(), &column("text", 25, 'S')).unwrap();
+    assert!(keep.column(Some(b"\xff\xfe"), &mut bytes::BytesMut::new()).is_err());
+}
+
 #[test]
 fn masks_give_the_values_they_promise() {
     let text = column("text", 25, 'S');

@@ -48,11 +48,23 @@ const OTHERS: &str = "UPDATE crm.customers SET id_card = left(id_card, 1) || rep
 
 #[test]
 fn answers_are_those_of_a_masked_copy() {
+    answers("");
+}
+
+#[test]
+fn answers_are_those_of_a_masked_copy_where_the_server_makes_every_mask() {
+    answers(EARLY);
+}
+
+/// Every mask is SQL.
+pub const EARLY: &str = "[plans]\nlate_masking = false";
+
+fn answers(config: &str) {
     let themes: BTreeMap<String, Theme> = toml::from_str(include_str!("cases/select.toml")).unwrap();
     let shapes: usize = themes.values().map(|t| t.ordered.len() + t.unordered.len()).sum();
     assert!(shapes >= 150, "only {shapes} shapes");
     let server = Postgres::get();
-    let menshen = Menshen::with(&unlimited_policy(), "");
+    let menshen = Menshen::with(&unlimited_policy(), config);
     let mut failures = Vec::new();
     for (login, options, masking, masked) in ROLES {
         let copy = masked_copy(masking);

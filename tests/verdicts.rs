@@ -147,7 +147,8 @@ fn other_literals(text: &str, mut pick: usize) -> String {
 /// Promise 7 must not cost any other: what is kept for a shape is what would be decided for each text of it.
 #[test]
 fn plans_by_shape_are_those_that_would_be_made() {
-    let (judges, _) = judges();
+    let (mut judges, _) = judges();
+    judges.late = true;
     let plans: Vec<(On, [Plans; 2])> = On::ALL
         .into_iter()
         .map(|on| (on, [Plans::new(256 << 20), Plans::new(256 << 20)]))
@@ -183,6 +184,7 @@ fn plans_by_shape_are_those_that_would_be_made() {
                         current_user: request.current_user.to_owned(),
                         policy: ground.policy.epoch,
                         catalog: ground.catalog.epoch,
+                        late: request.late,
                     };
                     kept[login].examine(ground, request, kept[login].number(&context).unwrap())
                 };

@@ -158,6 +158,7 @@ fn examined(text: &str, number: usize, extended: bool) -> Result<Plan, Verdict> 
         prepared: &|_| None,
         extended,
         undone_at_end: false,
+        late: true,
     };
     let begun = Instant::now();
     let judged = guard::examine(&shop.ground, &request);

@@ -74,6 +74,7 @@ impl Conversation {
             nonce: "00".repeat(16),
             statement_bytes_max: 16 * 1024,
             message_bytes_max: frame::FRONTEND_BYTES_MAX,
+            late_masking: true,
             require_auth: Default::default(),
         };
         let (session, _) = Session::new(&startup, settings);

@@ -91,6 +91,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
         prepared: &|_| None,
         undone_at_end: false,
         extended: false,
+        late: config.late_masking,
     };
     match guard::examine(&ground, &request) {
         Ok(plan) => {
@@ -112,6 +113,12 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
                             column.column, column.treatment, column.class, column.rule
                         );
                     }
+                }
+                for late in &statement.meter.late {
+                    println!(
+                        "late       column {} comes clear and is masked as it passes",
+                        late.position + 1
+                    );
                 }
                 for charge in &statement.report.charges {
                     println!("charge     {charge}");

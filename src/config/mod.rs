@@ -42,6 +42,8 @@ pub struct Config {
     pub refresh_seconds: u64,
     /// `threads`: how many run sessions. *Default: as many as there are processors*
     pub threads: usize,
+    /// `[plans] late_masking`: whether columns that are only output may come clear from the server, to be masked as they pass. *Default: true*
+    pub late_masking: bool,
     /// `[plans] memory_mib`, in bytes: what plans by statement shape may take for each database; 0 keeps none. *Default: 64 MiB*
     pub plan_bytes: u64,
     /// `[limits]`.
@@ -130,7 +132,11 @@ impl Config {
             ("alerts", self.alerts != new.alerts, false),
             ("catalog", self.refresh_seconds != new.refresh_seconds, false),
             ("threads", self.threads != new.threads, false),
-            ("plans", self.plan_bytes != new.plan_bytes, false),
+            (
+                "plans",
+                self.plan_bytes != new.plan_bytes || self.late_masking != new.late_masking,
+                false,
+            ),
         ];
         let changed = parts.into_iter().filter(|(_, differs, _)| *differs);
         changed.map(|(key, _, reloads)| (key, reloads)).collect()
@@ -186,6 +192,7 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
         outbox: PathBuf::new(),
         channel: channel::read(reader, root, base),
         refresh_seconds: 60,
+        late_masking: true,
         plan_bytes: 64 * MIB,
         threads: 1,
         limits: limits::read(reader, root),
@@ -212,7 +219,8 @@ fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>, base: &Path) -> Config 
     let threads = bounded(reader, root, "threads", u64::try_from(processors).unwrap_or(1), 1, 1024);
     config.threads = usize::try_from(threads).unwrap_or(1);
     if let Some(plans) = reader.section(root, "plans") {
-        reader.known(&plans, &["memory_mib"]);
+        reader.known(&plans, &["memory_mib", "late_masking"]);
+        config.late_masking = reader.flag(&plans, "late_masking").unwrap_or(true);
         config.plan_bytes = bounded(reader, &plans, "memory_mib", 64, 0, 65_536) * MIB;
     }
     config

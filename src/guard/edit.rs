@@ -560,6 +560,7 @@ fn shown(scan: &Scan, index: usize, reference: &str, token: &TokenSettings) -> R
     let column = scan.protected.columns.get(index).ok_or_else(|| internal("column"))?;
     match scan.treatments.get(index).and_then(Option::as_ref).map(|t| &t.kind) {
         None | Some(Kind::Clear) => Ok(reference.to_owned()),
+        Some(Kind::Mask(_)) if scan.late.contains(&column.column.attnum) => Ok(reference.to_owned()),
         // Nobody may name a denied column; should one be reached all the same, it holds nothing.
         Some(Kind::Deny) => Ok(format!("NULL::{}", column.column.base_type_sql)),
         Some(Kind::Mask(spec)) => mask::expression(spec, &column.column, reference, token).map_err(|e| {

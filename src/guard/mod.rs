@@ -16,6 +16,7 @@ pub mod expression;
 pub mod functions;
 mod ground;
 mod judge;
+mod late;
 mod lineage;
 pub mod live;
 pub mod outside;
@@ -75,6 +76,8 @@ pub struct Request<'a> {
     pub undone_at_end: bool,
     /// True where the text came as a Parse message (one statement only, parameters allowed).
     pub extended: bool,
+    /// True where the session can mask what the server sends clear: no encoding stands between.
+    pub late: bool,
 }
 
 /// Why there is no plan.
@@ -331,7 +334,7 @@ impl Subject<'_> {
             plan: StatementPlan {
                 kind,
                 meter: Arc::default(),
-                trip_wire: self.trip_wire(HashSet::new()),
+                trip_wire: self.trip_wire(HashSet::new(), HashSet::new()),
                 origins: Arc::default(),
                 may_change_settings: calls,
                 ends_transaction: false,
@@ -356,10 +359,11 @@ impl Subject<'_> {
         }
     }
 
-    fn trip_wire(&self, cleared: HashSet<(Oid, i16)>) -> Arc<crate::meter::TripWire> {
+    fn trip_wire(&self, cleared: HashSet<(Oid, i16)>, late: HashSet<(Oid, i16)>) -> Arc<crate::meter::TripWire> {
         Arc::new(crate::meter::TripWire {
             protected: Arc::clone(&self.judge.ground.wire),
             cleared,
+            late,
             unrestricted: false,
         })
     }

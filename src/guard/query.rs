@@ -7,7 +7,7 @@ use super::plan::{ColumnReport, RelationReport, Report, StatementKind, Statement
 use super::protected::{ColumnTreatment, Kind};
 use super::scope::{Atom, Given, Lookup, Many, Output, People, Scan, Walk};
 use super::tree::Tree;
-use super::{Judged, Subject, Verdict, edit, verify};
+use super::{Judged, Subject, Verdict, edit, late, verify};
 use crate::catalog::{Oid, UseKind, in_reach};
 use crate::ledger::Categories;
 use crate::meter::{HiddenColumn, KeyShape, MeterSpec};
@@ -30,6 +30,7 @@ pub(super) fn statement(subject: &Subject<'_>, tree: &Tree) -> Result<Judged, Ve
         }
         Walked::Seen(walk, output) => (walk, output),
     };
+    let mut walk = walk;
     if into {
         stored(&walk, &output)?;
         let mut judged = finish(
@@ -42,7 +43,8 @@ pub(super) fn statement(subject: &Subject<'_>, tree: &Tree) -> Result<Judged, Ve
         judged.plan.ddl = true;
         return Ok(judged);
     }
-    let meter = meter(&walk, &output)?;
+    let mut meter = meter(&walk, &output)?;
+    meter.late = late::columns(subject, tree, &mut walk, &output);
     let kind = if walk.writes {
         StatementKind::Write
     } else {
@@ -227,9 +229,10 @@ pub(super) fn finish(
             }
         }
     }
+    let late: HashSet<(Oid, i16)> = meter.late.iter().map(|l| l.origin).collect();
     let mut judged = subject.forward(kind);
     judged.text = edited.then_some(edit.text);
-    judged.plan.trip_wire = subject.trip_wire(cleared);
+    judged.plan.trip_wire = subject.trip_wire(cleared, late);
     judged.plan.guesses = walk.guessed;
     // What is masked must not show in an error, and what is counted must not come uncounted.
     let counts = |s: &Scan| s.treatments.iter().flatten().any(|t| t.counts != Categories::NONE);

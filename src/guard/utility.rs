@@ -105,6 +105,15 @@ pub(super) fn prepared(subject: &Subject<'_>, name: &str) -> Result<Arc<Statemen
             "write the setting's name as a string literal",
         ));
     }
+    if !plan.meter.late.is_empty() && subject.class != Class::Execute {
+        return Err(Refusal::unsupported(
+            "late-mask",
+            format!(
+                "prepared statement \"{name}\" has columns that are masked on their way to the client: nothing else may take its rows"
+            ),
+            "write the query itself",
+        ));
+    }
     // What it may change, whatever runs it may change.
     *subject.judge.user_function.borrow_mut() |= plan.may_change_settings;
     Ok(plan)

@@ -15,6 +15,10 @@
 //! `token` is a keyed hash (HMAC-SHA-256): stable and joinable. Its key is no part of any statement: it travels in the
 //! StartupMessage, in two settings with random names, so that no server log, statistics view or client ever shows it.
 
+pub mod late;
+
+pub use late::LateMask;
+
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 

@@ -334,6 +334,7 @@ mod tests {
                 categories: Categories(4),
             }],
             per_row: vec![],
+            late: vec![],
         };
         let mut body = vec![u8::from(style == CopyStyle::Binary)];
         body.extend(columns.to_be_bytes());

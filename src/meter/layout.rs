@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::spec::{HIDDEN_PREFIX, HiddenColumn, MeterSpec};
 use crate::ledger::Kind;
+use crate::mask::LateMask;
 
 /// Hidden columns by position, for one RowDescription.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct Layout {
     /// Position of each hidden column in the row, with what it holds and the index of its kind; ascending.
     hidden: Vec<(usize, HiddenColumn, usize)>,
     columns: usize,
+    /// Position in the row of each column that is masked late; ascending.
+    late: Vec<(usize, LateMask)>,
     spec: MeterSpec,
     kinds: Arc<[Kind]>,
 }
@@ -46,9 +49,19 @@ impl Layout {
         {
             return Err(HiddenColumnMissing(missing.name.clone()));
         }
+        let mut visible = (0..names.len()).filter(|at| !hidden.iter().any(|(h, _, _)| h == at));
+        let mut late = Vec::with_capacity(spec.late.len());
+        let mut next = 0;
+        for column in &spec.late {
+            let at = column.position.checked_sub(next).and_then(|ahead| visible.nth(ahead));
+            let at = at.ok_or_else(|| HiddenColumnMissing(format!("column {} to be masked", column.position + 1)))?;
+            late.push((at, column.mask.clone()));
+            next = column.position + 1;
+        }
         Ok(Self {
             hidden,
             columns: names.len(),
+            late,
             spec: spec.clone(),
             kinds: spec.kinds(),
         })
@@ -82,7 +95,13 @@ impl Layout {
     /// Whether rows pass as they are.
     #[must_use]
     pub fn is_transparent(&self) -> bool {
-        self.hidden.is_empty() && self.spec.per_row.is_empty()
+        self.hidden.is_empty() && self.spec.per_row.is_empty() && self.late.is_empty()
+    }
+
+    /// Columns that are masked as they pass: position in the row, and the mask.
+    #[must_use]
+    pub fn late(&self) -> &[(usize, LateMask)] {
+        &self.late
     }
 
     /// What each row counts besides its hidden columns.
@@ -131,6 +150,7 @@ mod tests {
                 categories: Categories(4),
             }],
             per_row: vec![],
+            late: vec![],
         }
     }
 

@@ -11,4 +11,4 @@ pub mod spec;
 
 pub use layout::Layout;
 pub use release::{Held, Released};
-pub use spec::{HiddenColumn, KeyShape, MeterSpec, TripWire};
+pub use spec::{HiddenColumn, KeyShape, LateColumn, MeterSpec, TripWire};

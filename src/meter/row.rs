@@ -30,14 +30,27 @@ pub fn read(layout: &Layout, body: &[u8], out: &mut BytesMut, shown: &mut Shown)
     // Visible columns are copied in runs: with hidden ones behind them, once a row.
     let mut run = rest;
     let mut position = 0;
-    for (at, hidden, kind) in layout.hidden() {
+    let mut late = layout.late().iter().peekable();
+    let mut hidden = layout.hidden().peekable();
+    loop {
+        let next_late = late.peek().map(|(at, _)| *at);
+        let next_hidden = hidden.peek().map(|(at, _, _)| *at);
+        let Some(at) = next_late.into_iter().chain(next_hidden).min() else {
+            break;
+        };
         while position < at {
             skip(&mut rest)?;
             position += 1;
         }
         copy_run(run, rest, out)?;
         let value = column(&mut rest)?;
-        charge(hidden, kind, value, shown)?;
+        if next_late == Some(at) {
+            if let Some((_, mask)) = late.next() {
+                mask.column(value, out).map_err(|_| Malformed("a value to be masked"))?;
+            }
+        } else if let Some((_, hidden, kind)) = hidden.next() {
+            charge(hidden, kind, value, shown)?;
+        }
         run = rest;
         position += 1;
     }
@@ -184,6 +197,7 @@ mod tests {
                 categories: Categories(4),
             }],
             per_row: vec![],
+            late: vec![],
         };
         Layout::new(&spec, &["a", "menshen_k1"]).unwrap()
     }
@@ -230,6 +244,7 @@ mod tests {
         let spec = MeterSpec {
             hidden: vec![hidden("menshen_k1"), hidden("menshen_k2")],
             per_row: vec![(Arc::from("s"), Categories(4))],
+            late: vec![],
         };
         let visible = row(&[Some(b"a"), None, Some(b"")]);
         let [a, b, c] = [Some(b"a".as_slice()), None, Some(b"".as_slice())];

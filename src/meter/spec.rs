@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::catalog::Oid;
 use crate::ledger::{Categories, Kind};
+use crate::mask::LateMask;
 
 /// Every hidden column's name begins with this; the guard refuses client text that contains it.
 pub const HIDDEN_PREFIX: &str = "menshen_k";
@@ -44,6 +45,19 @@ pub struct MeterSpec {
     pub hidden: Vec<HiddenColumn>,
     /// Where set, each row also counts as one person that cannot be told, in each of these spaces and categories.
     pub per_row: Vec<(Arc<str>, Categories)>,
+    /// Columns that come clear and are masked as they pass; ascending.
+    pub late: Vec<LateColumn>,
+}
+
+/// A column of the answer that Menshen masks itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateColumn {
+    /// Its place among the client's columns, from 0.
+    pub position: usize,
+    /// Relation and attribute number that the server must name for it.
+    pub origin: (Oid, i16),
+    /// What becomes of its values.
+    pub mask: LateMask,
 }
 
 impl MeterSpec {
@@ -73,6 +87,8 @@ pub struct TripWire {
     pub protected: Arc<HashMap<Oid, HashSet<i16>>>,
     /// Of them, those that this statement's plan cleared.
     pub cleared: HashSet<(Oid, i16)>,
+    /// Those that come clear to be masked as they pass: each at its own place, and nowhere else.
+    pub late: HashSet<(Oid, i16)>,
     /// True for a plan whose principal may see everything: nothing trips.
     pub unrestricted: bool,
 }
@@ -89,6 +105,7 @@ impl TripWire {
                 .get(relation)
                 .is_some_and(|set| set.is_empty() || set.contains(attribute))
                 && !self.cleared.contains(&(*relation, *attribute))
+                && !self.late.contains(&(*relation, *attribute))
         })
     }
 }

@@ -157,6 +157,7 @@ async fn serve(shared: Arc<Shared>, greeted: Greeted, mut seat: Seat, startup_en
         nonce: hex::encode(nonce),
         statement_bytes_max: limits.statement_bytes_max,
         message_bytes_max: limits.message_bytes_max,
+        late_masking: shared.config.late_masking,
         require_auth: shared.live.load().upstream.require_auth.clone(),
     };
     let id = settings.id;
@@ -615,15 +616,20 @@ impl Connection {
 
     /// Charges rows: at once where they show nobody new, else elsewhere, which answers by [`Back`].
     fn charge(&self, request: ChargeRequest) -> Option<Charged> {
+        let free = || Charged {
+            released: request.shown.len(),
+            crossings: Vec::new(),
+            stopped: None,
+            new_people: Vec::new(),
+            estimated: 0,
+        };
+        // Rows that are masked here and show nobody.
+        if request.shown.kinds().is_empty() {
+            return Some(free());
+        }
         let Some(pack) = self.shared.rules.load().pack.clone() else {
             // No pack: nothing has a category, and no limit could be written.
-            return Some(Charged {
-                released: request.shown.len(),
-                crossings: Vec::new(),
-                stopped: None,
-                new_people: Vec::new(),
-                estimated: 0,
-            });
+            return Some(free());
         };
         if let Some(charged) = self.shared.ledger.charge_known(&pack, &request) {
             return Some(charged);

@@ -175,6 +175,7 @@ impl Session {
             current_user: String::new(),
             policy: ground.policy.epoch,
             catalog: ground.catalog.epoch,
+            late: false,
         })
     }
 
@@ -207,6 +208,7 @@ impl Session {
             prepared: &prepared,
             undone_at_end: self.transaction_changed || self.transaction_ddl,
             extended,
+            late: key.late,
         };
         if !self.is_away && judge.judges_away() {
             return number.and_then(|number| judge.kept(&request, number)).map(Ok);

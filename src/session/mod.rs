@@ -78,6 +78,8 @@ pub struct Settings {
     pub message_bytes_max: usize,
     /// How the server may ask who is there.
     pub require_auth: RequireAuth,
+    /// Whether columns that are only output may be masked as they pass.
+    pub late_masking: bool,
 }
 
 /// The guard behind a seam, so that tests can stand in for it.
@@ -266,6 +268,8 @@ pub struct Session {
     /// CopyDone or CopyFail went upstream since the last Execute or Query.
     copy_ended: bool,
     encoding: String,
+    /// The database's own encoding is UTF8.
+    server_utf8: bool,
     standard_strings: bool,
     /// Rows that wait for the ledger.
     batch: Option<Held>,

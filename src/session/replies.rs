@@ -329,12 +329,24 @@ impl Session {
         names: &[&str],
         origins: impl Iterator<Item = (u32, i16)>,
     ) -> Result<Arc<Layout>, (&'static str, String)> {
-        if let Some((relation, attribute)) = plan.trip_wire.trip(origins) {
-            return Err(("trip-wire", format!("relation {relation}, column {attribute}")));
+        let origins: SmallVec<[(u32, i16); 16]> = origins.collect();
+        let tripped = |(relation, attribute)| ("trip-wire", format!("relation {relation}, column {attribute}"));
+        if let Some(column) = plan.trip_wire.trip(origins.iter().copied()) {
+            return Err(tripped(column));
         }
-        Layout::new(&plan.meter, names)
-            .map(Arc::new)
-            .map_err(|e| ("hidden-column-missing", e.to_string()))
+        let layout = Layout::new(&plan.meter, names).map_err(|e| ("hidden-column-missing", e.to_string()))?;
+        // What comes clear to be masked comes where it is masked, and each of these places has what was meant for it.
+        let masks = |at: usize| layout.late().iter().position(|(place, _)| *place == at);
+        for (at, origin) in origins.iter().enumerate() {
+            let meant = masks(at)
+                .and_then(|number| plan.meter.late.get(number))
+                .map(|late| late.origin);
+            let is_late = plan.trip_wire.late.contains(origin);
+            if is_late && meant != Some(*origin) || meant.is_some_and(|meant| origin.0 != 0 && meant != *origin) {
+                return Err(tripped(*origin));
+            }
+        }
+        Ok(Arc::new(layout))
     }
 
     /// A RowDescription without hidden columns, and with the columns that masked ones stand for: the server names no table for a mask.

@@ -20,6 +20,9 @@ use crate::wire::{Refusal, message};
 const BATCH_ROWS: usize = 4096;
 const BATCH_BYTES: usize = 64 * 1024;
 
+/// A portal that was bound before client_encoding became another.
+const ANOTHER_ENCODING: &str = "rows to be masked in another encoding than they were asked for in";
+
 /// Whether so many rows wait that they must be charged now.
 fn is_full(held: &Held) -> bool {
     held.rows() >= BATCH_ROWS || held.bytes() >= BATCH_BYTES
@@ -55,6 +58,9 @@ impl Session {
             };
         }
         let Some(layout) = running.layout.clone() else { return };
+        if !layout.late().is_empty() && !self.masks_late() {
+            return self.violation(ANOTHER_ENCODING);
+        }
         if let Some(released) = release::unmetered(Some(&layout), frame.bytes.clone()) {
             self.send_client(released.into_bytes());
             return;
@@ -80,6 +86,9 @@ impl Session {
         let Some(layout) = self.running().and_then(|running| running.layout.clone()) else {
             return false;
         };
+        if !layout.late().is_empty() && !self.masks_late() {
+            return false;
+        }
         let Some(held) = self.batch.as_mut() else { return false };
         let mut taken = 0;
         let mut bad = None;
@@ -283,7 +292,8 @@ impl Session {
                 return;
             }
         };
-        if let Some(running) = self.running() {
+        // Rows that were held to be masked alone are no release of the ledger's.
+        if let Some(running) = self.running().filter(|r| !r.plan.meter.is_empty()) {
             running.rows += u64::try_from(charged.released).unwrap_or(u64::MAX);
             running.estimated += charged.estimated;
             running

@@ -33,7 +33,9 @@ impl Session {
     pub(super) fn standpoint(&mut self, ground: &Arc<Ground>, now: Timestamp) -> Option<&Standpoint> {
         let known = self.known.as_ref()?;
         let second = now.as_second();
-        if self.standpoint.as_ref().is_none_or(|s| !s.holds(ground, known, second)) {
+        let late = self.masks_late();
+        let holds = |s: &Standpoint| s.holds(ground, known, second) && s.key.late == late;
+        if !self.standpoint.as_ref().is_some_and(holds) {
             let known = Arc::clone(known);
             let standing = ground.policy.standing(&self.principal(ground), &known.declared, now);
             let key = Key {
@@ -42,6 +44,7 @@ impl Session {
                 current_user: known.current_user.clone(),
                 policy: ground.policy.epoch,
                 catalog: ground.catalog.epoch,
+                late: self.masks_late(),
             };
             // An equal one stays the same one: then equality is that of two addresses.
             let old = self.standpoint.take();
@@ -75,6 +78,11 @@ impl Session {
         self.standpoint.as_ref()
     }
 
+    /// Whether what the server sends are the characters that it has stored: then Menshen can mask them.
+    pub(super) fn masks_late(&self) -> bool {
+        self.settings.late_masking && self.server_utf8 && self.encoding == "UTF8"
+    }
+
     pub(super) fn principal(&self, ground: &Ground) -> Principal {
         Principal {
             login: self.login.clone(),
@@ -91,7 +99,11 @@ impl Session {
             (None, Some(judge)) => judge.is_ground(&point.ground),
             (None, None) => false,
         };
-        (ground && point.second == now.as_second() && Arc::ptr_eq(&point.known, known)).then_some(point)
+        (ground
+            && point.key.late == self.masks_late()
+            && point.second == now.as_second()
+            && Arc::ptr_eq(&point.known, known))
+        .then_some(point)
     }
 
     /// The key that a plan made now would have. `None`: settings must be asked first (and are, when a judgement needs them).

@@ -226,6 +226,7 @@ impl Session {
             copying_in: false,
             copy_ended: false,
             encoding: "UTF8".to_owned(),
+            server_utf8: false,
             standard_strings: true,
             batch: None,
             charging: false,
@@ -250,6 +251,7 @@ impl Session {
             nonce: String::new(),
             statement_bytes_max: 0,
             message_bytes_max: 0,
+            late_masking: false,
             require_auth: RequireAuth::default(),
         };
         let nobody = Startup {
@@ -420,6 +422,7 @@ impl Session {
         let value = String::from_utf8_lossy(value);
         match name {
             b"client_encoding" => self.encoding = value.to_ascii_uppercase(),
+            b"server_encoding" => self.server_utf8 = value == "UTF8",
             b"standard_conforming_strings" => self.standard_strings = value == "on",
             _ => {}
         }

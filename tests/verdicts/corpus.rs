@@ -155,6 +155,8 @@ pub fn sequences() -> Vec<Sequence> {
 pub struct Judges {
     /// With the standing of each of [`LOGINS`].
     pub grounds: Vec<(On, Ground, Vec<Standing>)>,
+    /// Whether columns may be masked late.
+    pub late: bool,
 }
 
 impl Judges {
@@ -205,6 +207,7 @@ impl Judges {
         });
         Self {
             grounds: grounds.into(),
+            late: false,
         }
     }
 
@@ -241,6 +244,7 @@ impl Judges {
                     prepared: &|name| plans.borrow()[1].get(name).cloned(),
                     extended: sequence.extended,
                     undone_at_end: false,
+                    late: self.late,
                 },
             );
             if let Ok(plan) = &verdict {

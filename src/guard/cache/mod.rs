@@ -46,6 +46,8 @@ pub struct Context {
     pub policy: u64,
     /// The catalog's epoch.
     pub catalog: u64,
+    /// Whether values may come clear, to be masked as they pass ([`Request::late`]).
+    pub late: bool,
 }
 
 impl Context {

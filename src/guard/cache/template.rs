@@ -233,6 +233,7 @@ fn same(one: &StatementPlan, two: &StatementPlan) -> bool {
     kinds
         && *meter == two.meter
         && trip_wire.cleared == two.trip_wire.cleared
+        && trip_wire.late == two.trip_wire.late
         && trip_wire.unrestricted == two.trip_wire.unrestricted
         && Arc::ptr_eq(&trip_wire.protected, &two.trip_wire.protected)
         && *origins == two.origins

@@ -62,6 +62,8 @@ pub struct Scan {
     pub extra: Vec<(String, usize)>,
     /// Columns that reach the answer (filled in at the end).
     pub shown: BTreeSet<i16>,
+    /// Masked columns that come clear from the server and are masked as they pass (`late.rs`).
+    pub late: BTreeSet<i16>,
     /// For lineage: it stands in the top query's FROM, under inner joins only.
     pub simple: bool,
     /// Written as `TABLE name`: (byte offset of the keyword).

@@ -320,6 +320,7 @@ impl Walk<'_> {
             system: BTreeSet::new(),
             extra,
             shown: BTreeSet::new(),
+            late: BTreeSet::new(),
             simple,
             table_keyword: None,
             filter: treated.filter,

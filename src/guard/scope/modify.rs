@@ -490,6 +490,7 @@ impl Walk<'_> {
             system: BTreeSet::new(),
             extra: Vec::new(),
             shown: BTreeSet::new(),
+            late: BTreeSet::new(),
             simple: false,
             table_keyword: None,
             filter: treated.filter,

@@ -1,0 +1,289 @@
+//! Columns that are only output come clear from the server and are masked by Menshen: the client sees what it sees with every mask in SQL, whichever
+//! way the rows come, and nothing else than the client can take them.
+
+use crate::harness::menshen::unlimited_policy;
+use crate::harness::raw::Answer;
+use crate::harness::{Menshen, Postgres, Raw};
+
+use crate::oracle::EARLY;
+
+/// Masked late, by the text that reaches the server: then the mask is not in it.
+const LATE: [&str; 12] = [
+    "SELECT name, phone FROM crm.customers ORDER BY id",
+    "SELECT * FROM crm.customers ORDER BY id LIMIT 7",
+    "SELECT c.*, c.phone FROM crm.customers AS c WHERE c.id < 9 ORDER BY c.id DESC",
+    "SELECT phone, id, phone AS again FROM crm.customers WHERE id = 3",
+    "SELECT id + 1 AS next, email FROM crm.customers WHERE city = 'x' OR id BETWEEN 3 AND 20 ORDER BY id",
+    "SELECT \"phone\" AS \"a b\" FROM crm.customers ORDER BY id OFFSET 5 ROWS FETCH FIRST 3 ROWS ONLY",
+    "SELECT crm_c.name, upper('x'), 7 FROM crm.customers crm_c ORDER BY crm_c.id LIMIT 2",
+    "SELECT phone FROM ONLY crm.customers ORDER BY id",
+    "SELECT name FROM customers WHERE id IN (1, 2, 3) ORDER BY id",
+    "SELECT count(*) OVER (), phone FROM crm.customers ORDER BY id LIMIT 4",
+    "SELECT phone FROM crm.customers WHERE false",
+    "SELECT NULLIF(id, 3), name, phone, email FROM crm.customers ORDER BY id",
+];
+
+/// The mask is the server's work: the column is used for something, or the form is not one that is seen through.
+const NOT_LATE: [&str; 18] = [
+    "SELECT phone FROM crm.customers ORDER BY phone, id",
+    "SELECT phone FROM crm.customers ORDER BY 1",
+    "SELECT phone AS id FROM crm.customers ORDER BY id",
+    "SELECT phone FROM crm.customers WHERE phone LIKE '13%' ORDER BY id",
+    "SELECT DISTINCT phone FROM crm.customers",
+    "SELECT phone || '' AS phone FROM crm.customers ORDER BY id",
+    "SELECT phone, max(id) FROM crm.customers GROUP BY phone ORDER BY 2",
+    "SELECT c FROM crm.customers c ORDER BY id",
+    "SELECT customers FROM crm.customers ORDER BY id",
+    "SELECT row_to_json(c), phone FROM crm.customers c ORDER BY id",
+    "SELECT phone FROM (SELECT phone, id FROM crm.customers) x ORDER BY id",
+    "SELECT phone FROM crm.customers UNION ALL SELECT name FROM crm.customers ORDER BY 1",
+    "WITH x AS (SELECT 1) SELECT phone FROM crm.customers ORDER BY id",
+    "SELECT a.phone FROM crm.customers a JOIN crm.customers b USING (id) ORDER BY id",
+    "SELECT phone, row_number() OVER (ORDER BY phone, id) FROM crm.customers ORDER BY id",
+    "SELECT phone, (SELECT 1) FROM crm.customers ORDER BY id",
+    "SELECT phone FROM crm.customers ORDER BY id FOR SHARE",
+    "SELECT set_config('my.x', 'y', false), phone FROM crm.customers ORDER BY id",
+];
+
+fn same(one: &Answer, two: &Answer, what: &str) {
+    assert_eq!(
+        (&one.error, &one.tag, &one.columns),
+        (&two.error, &two.tag, &two.columns),
+        "{what}"
+    );
+    assert_eq!((&one.origins, &one.modifiers), (&two.origins, &two.modifiers), "{what}");
+    let (mut first, mut second) = (one.rows.clone(), two.rows.clone());
+    first.sort();
+    second.sort();
+    assert_eq!(first, second, "{what}");
+}
+
+/// What the server has been asked, by its log, for a statement with this mark.
+fn asked(mark: &str) -> String {
+    let log = std::fs::read(&Postgres::get().log).unwrap();
+    let log = String::from_utf8_lossy(&log).into_owned();
+    log.lines().filter(|l| l.contains(mark)).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_is_masked_late_is_what_the_server_would_have_masked() {
+    let late = Menshen::with(&unlimited_policy(), "");
+    let early = Menshen::on(&late.database, &unlimited_policy(), EARLY);
+    for login in ["analyst", "support"] {
+        let mut one = late.connect(login, "");
+        let mut two = early.connect(login, "");
+        for raw in [&mut one, &mut two] {
+            raw.simple("SET search_path = crm, public");
+        }
+        for (n, sql) in LATE.iter().chain(&NOT_LATE).enumerate() {
+            for binary in [None, Some(false), Some(true)] {
+                let ask = |raw: &mut Raw, by: &str| {
+                    let sql = format!("{sql} /* {by} {login} {n} {binary:?} */");
+                    match binary {
+                        None => raw.simple(&sql),
+                        Some(binary) => raw.extended(&sql, &[], binary),
+                    }
+                };
+                let (by_menshen, by_server) = (ask(&mut one, "late"), ask(&mut two, "early"));
+                same(&by_menshen, &by_server, &format!("{login}: {sql}, binary {binary:?}"));
+                assert_eq!(by_menshen.error, None, "{login}: {sql}");
+                let clear = Postgres::get().sql(&late.database, "SELECT phone FROM crm.customers WHERE id = 3");
+                assert!(!format!("{by_menshen:?}").contains(clear.trim()), "{login}: {sql}");
+            }
+            if login == "analyst" {
+                let (one, two) = (
+                    asked(&format!("late {login} {n} None")),
+                    asked(&format!("early {login} {n} None")),
+                );
+                let masks = |text: &str| text.contains("pg_catalog.repeat(");
+                assert!(masks(&two), "{sql}: {two}");
+                assert_eq!(masks(&one), n >= LATE.len(), "{sql}: {one}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_else_takes_the_rows_of_what_is_masked_late() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let clear = Postgres::get().sql(&menshen.database, "SELECT phone FROM crm.customers WHERE id = 3");
+    let clear = clear.trim();
+    let mut raw = menshen.connect("analyst", "");
+    raw.parse("late", "SELECT id, phone FROM crm.customers WHERE id < 6 ORDER BY id");
+    raw.sync();
+    assert_eq!(raw.answer().error, None);
+    let masked = raw.simple("EXECUTE late");
+    assert_eq!((masked.rows.len(), masked.error.clone()), (5, None));
+    assert_eq!(
+        raw.extended("EXECUTE late", &[], true).rows,
+        masked
+            .rows
+            .iter()
+            .map(|r| {
+                let id: i64 = String::from_utf8_lossy(r[0].as_ref().unwrap()).parse().unwrap();
+                vec![Some(id.to_be_bytes().to_vec()), r[1].clone()]
+            })
+            .collect::<Vec<_>>()
+    );
+    for sql in [
+        "CREATE TEMP TABLE stolen AS EXECUTE late",
+        "EXPLAIN ANALYZE EXECUTE late",
+        "EXPLAIN (ANALYZE, VERBOSE) CREATE TEMP TABLE stolen AS EXECUTE late",
+        "PREPARE again AS EXECUTE late",
+        "DECLARE stolen CURSOR FOR EXECUTE late",
+        "COPY (EXECUTE late) TO STDOUT",
+    ] {
+        for extended in [false, true] {
+            let answer = if extended {
+                raw.extended(sql, &[], false)
+            } else {
+                raw.simple(sql)
+            };
+            assert!(answer.error.is_some(), "{sql}: {answer:?}");
+        }
+    }
+    // A portal: row by row, by FETCH, backwards by MOVE, and under another name.
+    assert_eq!(raw.simple("BEGIN").error, None);
+    raw.bind("half", "late", &[], &[1]);
+    raw.execute("half", 2);
+    raw.send(b'H', b"");
+    let mut kinds = Vec::new();
+    while kinds.last() != Some(&b's') {
+        kinds.push(raw.next().unwrap().kind);
+    }
+    assert_eq!(kinds.iter().filter(|k| **k == b'D').count(), 2);
+    raw.execute("half", 1);
+    raw.sync();
+    assert_eq!(raw.answer().rows.len(), 1);
+    let rest = raw.simple("FETCH 1 FROM half");
+    assert_eq!(
+        (rest.error.clone(), rest.rows[0][1].clone()),
+        (None, masked.rows[3][1].clone()),
+        "{rest:?}"
+    );
+    assert_eq!(
+        raw.extended("FETCH 1 FROM half", &[], true).rows[0][1],
+        masked.rows[4][1]
+    );
+    assert_eq!(raw.simple("COMMIT").error, None);
+    // Cursors, what SQL prepares, COPY, functions, temporary tables, set operations: the masks are the server's.
+    for (make, show) in [
+        (
+            "BEGIN; DECLARE c CURSOR FOR SELECT id, phone FROM crm.customers WHERE id = 3",
+            "FETCH ALL FROM c",
+        ),
+        ("COMMIT", "SELECT 1"),
+        (
+            "DECLARE h CURSOR WITH HOLD FOR SELECT id, phone FROM crm.customers WHERE id = 3",
+            "FETCH ALL FROM h",
+        ),
+        (
+            "PREPARE p AS SELECT id, phone FROM crm.customers WHERE id = 3",
+            "EXECUTE p",
+        ),
+        (
+            "CREATE TEMP TABLE t AS SELECT id, phone FROM crm.customers WHERE id = 3",
+            "SELECT * FROM t",
+        ),
+        (
+            "SELECT id, phone INTO TEMP w FROM crm.customers WHERE id = 3",
+            "SELECT * FROM w",
+        ),
+        (
+            "SELECT 1",
+            "COPY (SELECT id, phone FROM crm.customers WHERE id = 3) TO STDOUT",
+        ),
+        ("SELECT 1", "COPY crm.customers (id, phone) TO STDOUT"),
+        ("SELECT 1", "TABLE crm.customers"),
+        (
+            "SELECT 1",
+            "EXPLAIN VERBOSE SELECT id, phone FROM crm.customers WHERE id = 3",
+        ),
+    ] {
+        assert_eq!(raw.simple(make).error, None, "{make}");
+        assert_eq!(raw.simple(show).error, None, "{show}");
+    }
+    let all = String::from_utf8_lossy(&raw.received).into_owned();
+    assert!(!all.contains(clear), "{clear} arrived");
+}
+
+#[test]
+fn another_encoding_has_the_server_mask() {
+    let late = Menshen::with(&unlimited_policy(), "");
+    let server = Postgres::get();
+    server.sql(
+        &late.database,
+        "UPDATE crm.customers SET name = 'Ünü Çelik' WHERE id = 3; ALTER TABLE crm.customers ADD COLUMN wide text; \
+        UPDATE crm.customers SET wide = '𠀀🙂'",
+    );
+    let policy = unlimited_policy().replace("columns = {", "columns = { wide = \"name\",");
+    late.write_policy(&policy);
+    late.wait_for("\"epoch\":2");
+    let early = Menshen::on(&late.database, &policy, EARLY);
+    let sql = "SELECT id, name, phone FROM crm.customers WHERE id = 3";
+    let (mut one, mut two) = (late.connect("analyst", ""), early.connect("analyst", ""));
+    for raw in [&mut one, &mut two] {
+        raw.parse("s", sql);
+        raw.parse("w", "SELECT id, wide FROM crm.customers WHERE id = 3");
+        raw.sync();
+        assert_eq!(raw.answer().error, None);
+    }
+    let run = |raw: &mut Raw, name: &str| {
+        raw.bind("", name, &[], &[]);
+        raw.execute("", 0);
+        raw.sync();
+        raw.answer()
+    };
+    for encoding in ["UTF8", "LATIN1", "LATIN5", "SQL_ASCII", "UTF8"] {
+        for raw in [&mut one, &mut two] {
+            assert_eq!(raw.simple(&format!("SET client_encoding = '{encoding}'")).error, None);
+        }
+        same(&one.simple(sql), &two.simple(sql), encoding);
+        for name in ["s", "w"] {
+            let (by_menshen, by_server) = (run(&mut one, name), run(&mut two, name));
+            same(&by_menshen, &by_server, &format!("{encoding} {name}"));
+        }
+    }
+    // Half of a portal in one encoding: the rest is not shown in another.
+    assert_eq!(one.simple("BEGIN").error, None);
+    one.parse("", "SELECT id, name, phone FROM crm.customers ORDER BY id");
+    one.bind("half", "", &[], &[]);
+    one.execute("half", 2);
+    one.sync();
+    assert_eq!(one.answer().rows.len(), 2);
+    assert_eq!(one.simple("SET client_encoding = 'LATIN1'").error, None);
+    let at = one.received.len();
+    one.execute("half", 0);
+    one.sync();
+    while one.next().is_ok() {}
+    let said = String::from_utf8_lossy(&one.received[at..]).into_owned();
+    assert!(
+        said.contains("FATAL") && !said.contains("\u{dc}n\u{fc}") && !said.contains("Celik") && !said.contains("elik"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_masked_late_is_counted_as_it_was() {
+    let policy = crate::harness::menshen::demo_policy();
+    let late = Menshen::with(&policy, "");
+    let early = Menshen::on(&Postgres::get().shop(), &policy, EARLY);
+    let released = |menshen: &Menshen| -> Vec<String> {
+        let text = menshen.audit();
+        let facts = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{} {} {}", value["rows"], value["new_people"], value["estimated"])
+        };
+        text.lines().filter(|l| l.contains("\"release\"")).map(facts).collect()
+    };
+    for menshen in [&late, &early] {
+        let mut raw = menshen.connect("analyst", "");
+        for sql in LATE {
+            raw.simple(sql);
+            raw.extended(sql, &[], true);
+        }
+    }
+    let (one, two) = (released(&late), released(&early));
+    assert!(!one.is_empty());
+    assert_eq!(one, two);
+}
