@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::wire::frame;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
@@ -34,7 +35,9 @@ impl Inbox {
         stream: &mut (impl AsyncRead + Unpin),
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<usize>> {
-        self.bytes.reserve(self.room);
+        // Room for the rest of a long message at once: growing with it would copy it again and again. What is not sent takes no memory.
+        let rest = frame::rest_of(&self.bytes, frame::BACKEND_BYTES_MAX).unwrap_or(0);
+        self.bytes.reserve(self.room.max(rest));
         let read = ready!(std::pin::pin!(stream.read_buf(&mut self.bytes)).poll(context))?;
         if read >= self.room {
             self.room = (self.room * 4).min(ROOM_MAX);

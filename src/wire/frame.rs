@@ -57,6 +57,15 @@ pub fn run_of(kind: u8, buffer: &[u8], max: usize) -> usize {
     at
 }
 
+/// Bytes that are missing of the message at the front of a buffer; `None` where its head is not there, or claims more than `max`.
+#[must_use]
+pub fn rest_of(buffer: &[u8], max: usize) -> Option<usize> {
+    let (head, _) = buffer.split_first_chunk::<5>()?;
+    let [_, a, b, c, d] = *head;
+    let length = usize::try_from(i32::from_be_bytes([a, b, c, d])).ok()?;
+    (length <= max).then(|| (length + 1).saturating_sub(buffer.len()))
+}
+
 /// Type and body of the whole message at the front of a buffer, if one stands there. A length that no message has is left to [`next`].
 #[must_use]
 pub fn first(buffer: &[u8], max: usize) -> Option<(u8, &[u8])> {
