@@ -287,3 +287,187 @@ fn what_is_masked_late_is_counted_as_it_was() {
     assert!(!one.is_empty());
     assert_eq!(one, two);
 }
+
+/// Tables whose names are those of their columns, and others that a reader may take for something else.
+const EDGES: &str = "
+    CREATE TABLE crm.phone (id bigint PRIMARY KEY, phone text, name varchar(12), note text, \"order\" int, upper text);
+    INSERT INTO crm.phone SELECT g, '139' || lpad((g * 7919)::text, 8, '0'), '诸葛亮' || g, 'note ' || g, -g, 'u' || g FROM generate_series(1, 40) g;
+    CREATE TABLE crm.parent (id bigint, phone text, note text);
+    CREATE TABLE crm.child (extra text, phone text, id bigint, note text) ;
+    ALTER TABLE crm.child INHERIT crm.parent;
+    INSERT INTO crm.parent SELECT g, '139' || lpad((g * 104729)::text, 8, '0'), 'p' || g FROM generate_series(1, 20) g;
+    INSERT INTO crm.child SELECT 'e' || g, '137' || lpad((g * 15485)::text, 8, '0'), g + 100, 'c' || g FROM generate_series(1, 20) g;
+    CREATE TABLE crm.parted (id bigint, phone text, note text) PARTITION BY HASH (id);
+    CREATE TABLE crm.parted_0 (note text, id bigint, phone text);
+    ALTER TABLE crm.parted ATTACH PARTITION crm.parted_0 FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+    INSERT INTO crm.parted SELECT g, '136' || lpad((g * 32452)::text, 8, '0'), 'q' || g FROM generate_series(1, 20) g;
+    ALTER TABLE crm.phone DROP COLUMN note; ALTER TABLE crm.phone ADD COLUMN note text DEFAULT 'added';
+    GRANT SELECT ON ALL TABLES IN SCHEMA crm TO PUBLIC";
+
+const EDGE_POLICY: &str = "
+[tables.\"crm.phone\"]
+person = \"id\"
+columns = { phone = \"phone\", name = \"name\" }
+[tables.\"crm.parent\"]
+person = \"id\"
+columns = { phone = \"phone\" }
+[tables.\"crm.child\"]
+person = \"id\"
+columns = { phone = \"phone\" }
+[tables.\"crm.parted\"]
+person = \"id\"
+columns = { phone = \"phone\" }
+[tables.\"crm.parted_0\"]
+person = \"id\"
+columns = { phone = \"phone\" }
+";
+
+#[test]
+fn statements_at_the_edge_of_the_form_are_alike_both_ways() {
+    let database = Postgres::get().shop();
+    Postgres::get().sql(&database, EDGES);
+    let policy = unlimited_policy().replace("[roles.analyst]", &format!("{EDGE_POLICY}\n[roles.analyst]"));
+    let [late, early] = ["", EARLY].map(|config| Menshen::on(&database, &policy, config));
+    let (mut one, mut two) = (late.connect("analyst", ""), early.connect("analyst", ""));
+    let clear = Postgres::get().sql(
+        &database,
+        "SELECT phone FROM crm.phone UNION ALL SELECT phone FROM crm.parent UNION ALL SELECT phone FROM crm.parted UNION ALL SELECT name FROM crm.phone",
+    );
+    let clear: Vec<&str> = clear.lines().collect();
+    assert!(clear.len() > 80);
+    let mut state = 11_u64;
+    let mut pick = |of: &[&'static str]| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        of[usize::try_from(state >> 33).unwrap() % of.len()]
+    };
+    let (mut answered, mut masked_here) = (0, 0);
+    for n in 0..400 {
+        let from = pick(&[
+            "crm.phone",
+            "crm.phone AS phone",
+            "crm.phone p",
+            "crm.phone name",
+            "crm.parent",
+            "ONLY crm.parent x",
+            "crm.child",
+            "crm.parted",
+            "crm.phone \"P\"",
+            "crm.phone id",
+            "crm.phone TABLESAMPLE BERNOULLI (100)",
+        ]);
+        let name = match from {
+            "crm.phone p" => "p",
+            "crm.phone name" => "name",
+            "crm.parent" => "parent",
+            "ONLY crm.parent x" => "x",
+            "crm.child" => "child",
+            "crm.parted" => "parted",
+            "crm.phone \"P\"" => "\"P\"",
+            "crm.phone id" => "id",
+            _ => "phone",
+        };
+        let mut element = || {
+            let text = pick(&[
+                "phone",
+                "NAME.phone",
+                "*",
+                "NAME.*",
+                "id",
+                "NAME.id",
+                "phone AS id",
+                "id AS phone",
+                "\"phone\"",
+                "phone AS \"upper\"",
+                "note",
+                "NAME",
+                "upper(note)",
+                "NAME.upper",
+                "count(*) OVER ()",
+                "NULL",
+                "'x'",
+                "phone::text",
+                "length(phone)",
+                "(phone)",
+                "(NAME).phone",
+                "(NAME).*",
+                "note AS name",
+                "coalesce(NULL, phone)",
+                "ROW(phone)",
+                "phone COLLATE \"C\"",
+                "row_number() OVER (ORDER BY id)",
+                "crm.phone.phone",
+                "tableoid",
+                "ctid",
+                "phone AS note",
+            ]);
+            text.replace("NAME", name)
+        };
+        let mut list = vec![element()];
+        for _ in 0..n % 4 {
+            list.push(element());
+        }
+        let tail = [
+            pick(&[
+                "",
+                "",
+                "",
+                " WHERE id < 9",
+                " WHERE phone > '13'",
+                " WHERE NAME.id IN (1, 2, 30)",
+                " WHERE note LIKE '%1%'",
+                " WHERE EXISTS (SELECT phone)",
+                " WHERE NAME IS NOT NULL",
+            ]),
+            pick(&["", "", "", "", " GROUP BY id, phone, note", " GROUP BY 1"]),
+            pick(&[
+                " ORDER BY id",
+                " ORDER BY NAME.id",
+                " ORDER BY id DESC",
+                " ORDER BY phone, id",
+                " ORDER BY 1",
+                " ORDER BY note, id",
+                " ORDER BY upper",
+                " ORDER BY id + 0",
+                "",
+            ]),
+            pick(&[
+                "",
+                "",
+                "",
+                " LIMIT 3",
+                " LIMIT 5 OFFSET 2",
+                " FETCH FIRST 2 ROWS WITH TIES",
+                " FOR UPDATE",
+            ]),
+        ]
+        .concat()
+        .replace("NAME", name);
+        let sql = format!("SELECT {} FROM {from}{tail}", list.join(", "));
+        let ordered = sql.contains("ORDER BY id") || !sql.contains("LIMIT") && !sql.contains("FETCH");
+        for binary in [None, Some(n % 2 == 0)] {
+            let ask = |raw: &mut Raw| match binary {
+                None => raw.simple(&sql),
+                Some(binary) => raw.extended(&sql, &[], binary),
+            };
+            let (by_menshen, by_server) = (ask(&mut one), ask(&mut two));
+            if !ordered || sql.contains("ctid") || sql.contains("count(*) OVER") {
+                assert_eq!(by_menshen.sqlstate(), by_server.sqlstate(), "{sql}");
+            } else {
+                same(&by_menshen, &by_server, &sql);
+            }
+            answered += usize::from(by_menshen.error.is_none());
+        }
+    }
+    for line in String::from_utf8_lossy(&one.received).split(['\0', '\u{1}', '\u{b}']) {
+        assert!(!clear.iter().any(|value| line.contains(value)), "{line:?}");
+    }
+    let log = std::fs::read(&Postgres::get().log).unwrap();
+    for line in String::from_utf8_lossy(&log).lines() {
+        let ours = line.contains(&format!("analyst@{database}")) && line.contains("SELECT m.");
+        masked_here += usize::from(ours && line.contains("m.\"phone\", ") && !line.contains("pg_catalog.repeat("));
+    }
+    println!("{answered} of 800 answered, {masked_here} times masked late");
+    assert!(answered > 250 && masked_here > 25, "{answered}, {masked_here}");
+}
