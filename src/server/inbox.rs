@@ -35,9 +35,10 @@ impl Inbox {
         stream: &mut (impl AsyncRead + Unpin),
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<usize>> {
-        // Room for the rest of a long message at once: growing with it would copy it again and again. What is not sent takes no memory.
+        // Room for the rest of a long message, in few steps: growing by halves would copy it again and again. What a head claims is believed when an
+        // eighth of it has come.
         let rest = frame::rest_of(&self.bytes, frame::BACKEND_BYTES_MAX).unwrap_or(0);
-        self.bytes.reserve(self.room.max(rest));
+        self.bytes.reserve(self.room.max(rest.min(self.bytes.len() * 8)));
         let read = ready!(std::pin::pin!(stream.read_buf(&mut self.bytes)).poll(context))?;
         if read >= self.room {
             self.room = (self.room * 4).min(ROOM_MAX);
