@@ -79,16 +79,16 @@ impl LateMask {
         match &self.kind {
             Kind::Null => {}
             Kind::Fixed(text) => out.put_slice(text.as_bytes()),
-            Kind::Keep(first, last) => keep(text(value)?, *first, *last, out),
-            Kind::Name => name(text(value)?, out),
-            Kind::Email => email(text(value)?, out),
-            Kind::Phone => phone(text(value)?, out),
+            Kind::Keep(first, last) => keep(Text::of(value)?, *first, *last, out),
+            Kind::Name => name(Text::of(value)?, out),
+            Kind::Email => email(Text::of(value)?, out),
+            Kind::Phone => phone(Text::of(value)?, out),
         }
         if let Some(most) = self.most {
             // Never shorter in characters than in bytes.
             let written = out.get(start + 4..).unwrap_or_default();
             if written.len() > most {
-                let cut = split(text(written)?, most).0.len();
+                let cut = Text::of(written)?.split(most).0.len();
                 out.truncate(start + 4 + cut);
             }
         }
@@ -100,92 +100,131 @@ impl LateMask {
     }
 }
 
-fn text(value: &[u8]) -> Result<&str, NotText> {
-    std::str::from_utf8(value).map_err(|_| NotText)
+/// A value: its characters are bytes, or are not.
+#[derive(Debug, Clone, Copy)]
+enum Text<'t> {
+    Ascii(&'t [u8]),
+    Wide(&'t str),
 }
 
-/// Characters, as `length` counts them.
-fn characters(text: &str) -> usize {
-    if text.is_ascii() {
-        text.len()
-    } else {
-        text.chars().count()
+impl<'t> Text<'t> {
+    fn of(value: &'t [u8]) -> Result<Self, NotText> {
+        if value.is_ascii() {
+            return Ok(Self::Ascii(value));
+        }
+        std::str::from_utf8(value).map(Self::Wide).map_err(|_| NotText)
     }
-}
 
-/// The first so many characters, and the rest.
-fn split(text: &str, characters: usize) -> (&str, &str) {
-    let at = if text.is_ascii() {
-        characters.min(text.len())
-    } else {
-        text.char_indices().nth(characters).map_or(text.len(), |(at, _)| at)
-    };
-    text.split_at(at)
+    /// As `length` counts.
+    fn characters(self) -> usize {
+        match self {
+            Self::Ascii(bytes) => bytes.len(),
+            Self::Wide(text) => text.chars().count(),
+        }
+    }
+
+    /// The first so many characters, and the rest.
+    fn split(self, characters: usize) -> (&'t [u8], &'t [u8]) {
+        let at = match self {
+            Self::Ascii(bytes) => characters.min(bytes.len()),
+            Self::Wide(text) => text.char_indices().nth(characters).map_or(text.len(), |(at, _)| at),
+        };
+        self.bytes().split_at(at)
+    }
+
+    fn bytes(self) -> &'t [u8] {
+        match self {
+            Self::Ascii(bytes) => bytes,
+            Self::Wide(text) => text.as_bytes(),
+        }
+    }
+
+    /// As `ascii`: the first character's number, 0 where there is none.
+    fn first(self) -> u32 {
+        match self {
+            Self::Ascii(bytes) => bytes.first().copied().map_or(0, u32::from),
+            Self::Wide(text) => text.chars().next().map_or(0, u32::from),
+        }
+    }
 }
 
 fn stars(count: usize, out: &mut BytesMut) {
     out.put_bytes(b'*', count);
 }
 
-fn keep(text: &str, first: usize, last: usize, out: &mut BytesMut) {
-    let length = characters(text);
+fn keep(text: Text<'_>, first: usize, last: usize, out: &mut BytesMut) {
+    let length = text.characters();
     if length <= first + last {
         return stars(length, out);
     }
-    out.put_slice(split(text, first).0.as_bytes());
+    out.put_slice(text.split(first).0);
     stars(length - first - last, out);
-    out.put_slice(split(text, length - last).1.as_bytes());
+    out.put_slice(text.split(length - last).1);
 }
 
-fn phone(text: &str, out: &mut BytesMut) {
-    let length = characters(text);
+fn phone(text: Text<'_>, out: &mut BytesMut) {
+    let length = text.characters();
     match length {
         0..7 => stars(length, out),
         7..11 => {
             stars(length - 2, out);
-            out.put_slice(split(text, length - 2).1.as_bytes());
+            out.put_slice(text.split(length - 2).1);
         }
         11..=16 => {
-            out.put_slice(split(text, length - 8).0.as_bytes());
+            out.put_slice(text.split(length - 8).0);
             stars(4, out);
-            out.put_slice(split(text, length - 4).1.as_bytes());
+            out.put_slice(text.split(length - 4).1);
         }
         17.. => stars(length, out),
     }
 }
 
-fn email(text: &str, out: &mut BytesMut) {
-    match text.find('@') {
+fn email(text: Text<'_>, out: &mut BytesMut) {
+    match memchr::memchr(b'@', text.bytes()) {
         Some(at) if at > 0 => {
-            out.put_slice(split(text, 1).0.as_bytes());
+            out.put_slice(text.split(1).0);
             stars(3, out);
-            out.put_slice(text.get(at..).unwrap_or_default().as_bytes());
+            out.put_slice(text.bytes().get(at..).unwrap_or_default());
         }
         Some(_) | None => stars(3, out),
     }
 }
 
-static COMPOUND: LazyLock<HashSet<&str>> = LazyLock::new(|| include_str!("surnames.txt").split_whitespace().collect());
+static COMPOUND: LazyLock<HashSet<&[u8], foldhash::fast::RandomState>> = LazyLock::new(|| {
+    include_str!("surnames.txt")
+        .split_whitespace()
+        .map(str::as_bytes)
+        .collect()
+});
 
-fn name(text: &str, out: &mut BytesMut) {
-    let first = text.chars().next().map_or(0, u32::from);
-    if (13_312..=40_959).contains(&first) {
-        let length = characters(text);
-        let two = split(text, 2).0;
-        let kept = if length > 2 && COMPOUND.contains(two) { 2 } else { 1 };
-        out.put_slice(split(text, kept).0.as_bytes());
+fn name(text: Text<'_>, out: &mut BytesMut) {
+    if (13_312..=40_959).contains(&text.first()) {
+        let length = text.characters();
+        let kept = if length > 2 && COMPOUND.contains(text.split(2).0) {
+            2
+        } else {
+            1
+        };
+        out.put_slice(text.split(kept).0);
         return stars((length - kept).max(1), out);
     }
-    // The first letter of each word; blanks as they are.
-    let mut inside = false;
-    for character in text.chars() {
-        if character == ' ' {
+    // The first letter of each word; blanks as they are. No byte of a wide character is a blank's.
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.first() {
+        if *byte == b' ' {
             out.put_u8(b' ');
-        } else if !inside {
-            let mut bytes = [0; 4];
-            out.put_slice(character.encode_utf8(&mut bytes).as_bytes());
-            stars(3, out);
+            rest = rest.get(1..).unwrap_or_default();
+            continue;
         }
-        inside = character != ' ';
+        let letter = match *byte {
+            0..0x80 => 1,
+            0x80..0xe0 => 2,
+            0xe0..0xf0 => 3,
+            0xf0.. => 4,
+        };
+        out.put_slice(rest.get(..letter).unwrap_or(rest));
+        stars(3, out);
+        let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+        rest = rest.get(end..).unwrap_or_default();
     }
 }
