@@ -18,7 +18,8 @@ pub(super) fn columns(subject: &Subject<'_>, tree: &Tree, walk: &mut Walk<'_>, o
     let request = subject.judge.request;
     // What changes settings may change client_encoding, and the server says so behind the rows only.
     let changes = *subject.judge.user_function.borrow() || *subject.judge.sets.borrow();
-    if !request.late || changes || subject.class != Class::Query || !is_simple(tree) {
+    // A portal that Bind has made stays, and code of the user's could read it by its name (a refcursor): the clear values would be in it.
+    if !request.late || request.extended || changes || subject.class != Class::Query || !is_simple(tree) {
         return Vec::new();
     }
     let [scan] = walk.scans.as_mut_slice() else {
