@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use menshen::catalog::{Catalog, Column, Relation, RelationKind, RelationName};
-use menshen::guard::{Context, Ground, Plans, Request, examine};
+use menshen::guard::{Context, Ground, Late, Plans, Request, examine};
 use menshen::mask::TokenSettings;
 use menshen::policy::{Policy, Standing};
 use menshen::principal::{Declared, Principal};
@@ -139,7 +139,7 @@ logins = ["analyst"]
         current_user: "analyst".into(),
         policy: 1,
         catalog: 1,
-        late: true,
+        late: Late::Portals,
     };
     Stage {
         ground: Ground::new(Arc::new(policy), Arc::new(catalog), None, None),

@@ -8,7 +8,7 @@ use crate::harness::{Menshen, Postgres, Raw};
 use crate::oracle::EARLY;
 
 /// Masked late, by the text that reaches the server: then the mask is not in it.
-const LATE: [&str; 12] = [
+const LATE: [&str; 22] = [
     "SELECT name, phone FROM crm.customers ORDER BY id",
     "SELECT * FROM crm.customers ORDER BY id LIMIT 7",
     "SELECT c.*, c.phone FROM crm.customers AS c WHERE c.id < 9 ORDER BY c.id DESC",
@@ -21,10 +21,20 @@ const LATE: [&str; 12] = [
     "SELECT count(*) OVER (), phone FROM crm.customers ORDER BY id LIMIT 4",
     "SELECT phone FROM crm.customers WHERE false",
     "SELECT NULLIF(id, 3), name, phone, email FROM crm.customers ORDER BY id",
+    "SELECT a.phone FROM crm.customers a JOIN crm.customers b USING (id) ORDER BY id",
+    "SELECT c.name, c.phone, o.id FROM crm.customers c JOIN crm.orders o ON o.customer_id = c.id ORDER BY o.id LIMIT 9",
+    "SELECT o.*, c.* FROM crm.orders o LEFT JOIN crm.customers c ON c.id = o.customer_id AND c.id < 4 ORDER BY o.id",
+    "SELECT * FROM crm.orders o, crm.customers c WHERE o.customer_id = c.id AND o.id < 30 ORDER BY o.id",
+    "SELECT a.name, b.name, b.phone AS other FROM crm.customers a FULL JOIN crm.customers b ON b.id = a.id + 30 ORDER BY a.id, b.id",
+    "SELECT c.phone, count(*) OVER (), o.id FROM crm.customers c RIGHT JOIN crm.orders o ON o.customer_id = c.id + 35 ORDER BY o.id",
+    "SELECT customers.phone FROM crm.customers CROSS JOIN crm.orders WHERE orders.id = 3 ORDER BY customers.id",
+    "SELECT c.phone, o.id, d.email FROM (crm.customers c JOIN crm.orders o ON o.customer_id = c.id) JOIN crm.customers d ON d.id = c.id ORDER BY o.id, d.id",
+    "SELECT c.*, x.phone AS p FROM crm.customers c JOIN (crm.orders JOIN crm.customers x USING (id)) ON orders.id = c.id ORDER BY c.id",
+    "SELECT phone, city FROM crm.customers JOIN crm.orders ON customer_id = customers.id ORDER BY orders.id",
 ];
 
 /// The mask is the server's work: the column is used for something, or the form is not one that is seen through.
-const NOT_LATE: [&str; 18] = [
+const NOT_LATE: [&str; 25] = [
     "SELECT phone FROM crm.customers ORDER BY phone, id",
     "SELECT phone FROM crm.customers ORDER BY 1",
     "SELECT phone AS id FROM crm.customers ORDER BY id",
@@ -38,7 +48,14 @@ const NOT_LATE: [&str; 18] = [
     "SELECT phone FROM (SELECT phone, id FROM crm.customers) x ORDER BY id",
     "SELECT phone FROM crm.customers UNION ALL SELECT name FROM crm.customers ORDER BY 1",
     "WITH x AS (SELECT 1) SELECT phone FROM crm.customers ORDER BY id",
-    "SELECT a.phone FROM crm.customers a JOIN crm.customers b USING (id) ORDER BY id",
+    "SELECT a.phone FROM crm.customers a JOIN crm.customers b USING (id, phone) ORDER BY id",
+    "SELECT a.phone FROM crm.customers a NATURAL JOIN crm.customers b ORDER BY id",
+    "SELECT a.phone, b.phone FROM crm.customers a JOIN crm.customers b ON a.phone = b.phone ORDER BY a.id",
+    "SELECT m, o1 FROM (crm.customers a JOIN crm.orders o ON o.customer_id = a.id) AS j (c1, n, p, m, c5, c6, c7, c8, c9, c10, o1) ORDER BY 2",
+    "SELECT c.phone, o FROM crm.customers c JOIN crm.orders o ON o.customer_id = c.id ORDER BY o.id",
+    "SELECT c.phone, d FROM crm.customers c JOIN crm.customers d ON d.id = c.id ORDER BY c.id",
+    "SELECT c.phone FROM crm.customers c, LATERAL (SELECT c.phone) x ORDER BY c.id",
+    "SELECT c.phone FROM crm.customers c, upper(c.phone) x ORDER BY c.id",
     "SELECT phone, row_number() OVER (ORDER BY phone, id) FROM crm.customers ORDER BY id",
     "SELECT phone, (SELECT 1) FROM crm.customers ORDER BY id",
     "SELECT phone FROM crm.customers ORDER BY id FOR SHARE",
@@ -90,14 +107,17 @@ fn what_is_masked_late_is_what_the_server_would_have_masked() {
                 let clear = Postgres::get().sql(&late.database, "SELECT phone FROM crm.customers WHERE id = 3");
                 assert!(!format!("{by_menshen:?}").contains(clear.trim()), "{login}: {sql}");
             }
-            if login == "analyst" {
+            for binary in ["None", "Some(false)", "Some(true)"]
+                .iter()
+                .filter(|_| login == "analyst")
+            {
                 let (one, two) = (
-                    asked(&format!("late {login} {n} None")),
-                    asked(&format!("early {login} {n} None")),
+                    asked(&format!("late {login} {n} {binary}")),
+                    asked(&format!("early {login} {n} {binary}")),
                 );
                 let masks = |text: &str| text.contains("pg_catalog.repeat(");
                 assert!(masks(&two), "{sql}: {two}");
-                assert_eq!(masks(&one), n >= LATE.len(), "{sql}: {one}");
+                assert_eq!(masks(&one), n >= LATE.len(), "{sql}, {binary}: {one}");
             }
         }
     }
@@ -224,19 +244,28 @@ fn code_that_reads_a_portal_finds_masked_values() {
          FETCH c INTO r; RETURN r; END $$",
     );
     let mut raw = menshen.connect("analyst", "");
-    for portal in ["named", ""] {
+    let mut masked = false;
+    for (portal, rows) in [
+        ("", Some(0)),
+        ("named", None),
+        ("", None),
+        ("named", Some(0)),
+        ("", Some(0)),
+        ("", Some(1)),
+    ] {
         assert_eq!(raw.simple("BEGIN").error, None);
         raw.parse("s", "SELECT id, phone FROM crm.customers WHERE id = 3");
         raw.bind(portal, "s", &[], &[]);
+        if let Some(rows) = rows {
+            raw.execute(portal, rows);
+        }
         raw.parse("peek", &format!("SELECT public.peek('{portal}')"));
         raw.bind("p", "peek", &[], &[]);
         raw.execute("p", 0);
         raw.sync();
         let peeked = raw.answer();
-        assert!(
-            peeked.error.is_some() || peeked.text(0, 0).contains("****"),
-            "{peeked:?}"
-        );
+        let peeked: Vec<&[u8]> = peeked.rows.iter().flatten().flatten().map(Vec::as_slice).collect();
+        masked |= rows.is_none() && peeked.concat().windows(4).any(|w| w == b"****");
         raw.simple("ROLLBACK");
         for name in ["s", "peek"] {
             raw.send(b'C', format!("S{name}\0").as_bytes());
@@ -245,7 +274,425 @@ fn code_that_reads_a_portal_finds_masked_values() {
         raw.answer();
     }
     let all = String::from_utf8_lossy(&raw.received).into_owned();
-    assert!(!all.contains(clear.trim()), "{clear}");
+    assert!(masked && !all.contains(clear.trim()), "{clear}");
+}
+
+/// Messages of a client, by what they are for.
+enum Says {
+    Parse(&'static str, &'static str),
+    Bind(&'static str, &'static str),
+    Describe(u8, &'static str),
+    Execute(&'static str, i32),
+    Close(u8, &'static str),
+    Query(&'static str),
+    Flush,
+    Sync,
+    /// Waits for an answer of this type.
+    Awaits(u8),
+    /// Sends what follows in one piece with what stood before.
+    Pause,
+}
+
+/// Ways to use portals. `{}` is the statement.
+fn scripts() -> Vec<(&'static str, Vec<Says>)> {
+    use Says::{Awaits, Bind, Close, Describe, Execute, Flush, Parse, Pause, Query, Sync};
+    const ROWS: &str = "SELECT id, phone, name FROM crm.customers WHERE id < 6 ORDER BY id";
+    const ONE: &str = "SELECT id, phone FROM crm.customers WHERE id = $1::bigint";
+    vec![
+        ("at once", vec![Parse("", ROWS), Bind("", ""), Execute("", 0), Sync]),
+        (
+            "described",
+            vec![
+                Parse("s", ROWS),
+                Describe(b'S', "s"),
+                Sync,
+                Awaits(b'Z'),
+                Bind("", "s"),
+                Describe(b'P', ""),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "in pieces",
+            vec![
+                Parse("s", ROWS),
+                Pause,
+                Bind("", "s"),
+                Pause,
+                Describe(b'P', ""),
+                Pause,
+                Execute("", 0),
+                Pause,
+                Sync,
+            ],
+        ),
+        (
+            "flush between",
+            vec![
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Flush,
+                Awaits(b'2'),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "some rows",
+            vec![
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 2),
+                Execute("", 2),
+                Execute("", 2),
+                Sync,
+            ],
+        ),
+        (
+            "some rows, waited for",
+            vec![
+                Query("BEGIN"),
+                Awaits(b'Z'),
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 2),
+                Flush,
+                Awaits(b's'),
+                Execute("", 0),
+                Sync,
+                Awaits(b'Z'),
+                Query("COMMIT"),
+            ],
+        ),
+        (
+            "a name",
+            vec![
+                Query("BEGIN"),
+                Awaits(b'Z'),
+                Parse("s", ROWS),
+                Bind("p", "s"),
+                Execute("p", 0),
+                Sync,
+                Awaits(b'Z'),
+                Query("COMMIT"),
+            ],
+        ),
+        (
+            "a name fetched",
+            vec![
+                Query("BEGIN"),
+                Awaits(b'Z'),
+                Parse("s", ROWS),
+                Bind("p", "s"),
+                Sync,
+                Awaits(b'Z'),
+                Query("FETCH 2 FROM p"),
+                Awaits(b'Z'),
+                Query("MOVE 1 IN p; FETCH ALL FROM p"),
+                Awaits(b'Z'),
+                Query("COMMIT"),
+            ],
+        ),
+        (
+            "in a transaction",
+            vec![
+                Query("BEGIN"),
+                Awaits(b'Z'),
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+                Awaits(b'Z'),
+                Bind("", "s"),
+                Execute("", 0),
+                Bind("", "s"),
+                Describe(b'P', ""),
+                Execute("", 0),
+                Sync,
+                Awaits(b'Z'),
+                Query("COMMIT"),
+            ],
+        ),
+        (
+            "behind BEGIN",
+            vec![
+                Parse("b", "BEGIN"),
+                Bind("", "b"),
+                Execute("", 0),
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+                Awaits(b'Z'),
+                Query("COMMIT"),
+            ],
+        ),
+        (
+            "behind BEGIN, answered",
+            vec![
+                Parse("b", "BEGIN"),
+                Bind("", "b"),
+                Execute("", 0),
+                Flush,
+                Awaits(b'C'),
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+                Awaits(b'Z'),
+                Query("COMMIT"),
+            ],
+        ),
+        (
+            "a pipeline",
+            vec![
+                Parse("s", ROWS),
+                Parse("n", "SELECT 1"),
+                Bind("", "s"),
+                Execute("", 0),
+                Bind("", "n"),
+                Execute("", 0),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "closed",
+            vec![
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 0),
+                Close(b'P', ""),
+                Close(b'S', "s"),
+                Sync,
+            ],
+        ),
+        (
+            "closed before",
+            vec![Parse("s", ROWS), Bind("", "s"), Close(b'P', ""), Execute("", 0), Sync],
+        ),
+        (
+            "another's execute",
+            vec![
+                Parse("s", ROWS),
+                Parse("n", "SELECT 1"),
+                Bind("p", "n"),
+                Bind("", "s"),
+                Execute("p", 0),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "described by name",
+            vec![
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Describe(b'S', "s"),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "never run",
+            vec![
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Sync,
+                Awaits(b'Z'),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "no parameter",
+            vec![
+                Parse("s", ONE),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+                Awaits(b'Z'),
+                Parse("", ROWS),
+                Bind("", ""),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "an error before",
+            vec![
+                Parse("z", "SELECT 1/0"),
+                Bind("", "z"),
+                Execute("", 0),
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+                Awaits(b'Z'),
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "an error in it",
+            vec![
+                Parse("s", "SELECT phone, 1 / (id - 4) FROM crm.customers ORDER BY id"),
+                Bind("", "s"),
+                Execute("", 0),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+                Awaits(b'Z'),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "a query behind",
+            vec![Parse("s", ROWS), Bind("", "s"), Execute("", 0), Query("SELECT 2")],
+        ),
+        (
+            "a query between",
+            vec![
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Query("SELECT 2"),
+                Awaits(b'Z'),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+        (
+            "a string in turn",
+            vec![Query(
+                "CREATE TEMP TABLE t (a int); SELECT phone FROM crm.customers WHERE id = 3; INSERT INTO t VALUES (1); SELECT name FROM crm.customers WHERE id = 2",
+            )],
+        ),
+        (
+            "flipped and back",
+            vec![
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 1),
+                Sync,
+                Awaits(b'Z'),
+                Query("DISCARD ALL"),
+                Awaits(b'Z'),
+                Parse("s", ROWS),
+                Bind("", "s"),
+                Execute("", 0),
+                Sync,
+            ],
+        ),
+    ]
+}
+
+/// What comes in answer to a script.
+fn play(raw: &mut Raw, script: &[Says]) -> Vec<(u8, Vec<u8>)> {
+    let mut waiting = Vec::new();
+    let mut heard = Vec::new();
+    let (mut asked, mut ready) = (0, 0);
+    let framed = |kind: u8, body: &[u8]| {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[kind][..], &length, body].concat()
+    };
+    for says in script {
+        let message = match says {
+            Says::Parse(name, sql) => framed(b'P', format!("{name}\0{sql}\0\0\0").as_bytes()),
+            Says::Bind(portal, statement) => framed(b'B', format!("{portal}\0{statement}\0\0\0\0\0\0\0").as_bytes()),
+            Says::Describe(kind, name) => framed(b'D', &[&[*kind], name.as_bytes(), b"\0"].concat()),
+            Says::Execute(portal, rows) => framed(b'E', &[portal.as_bytes(), b"\0", &rows.to_be_bytes()].concat()),
+            Says::Close(kind, name) => framed(b'C', &[&[*kind], name.as_bytes(), b"\0"].concat()),
+            Says::Query(sql) => framed(b'Q', format!("{sql}\0").as_bytes()),
+            Says::Flush => framed(b'H', b""),
+            Says::Sync => framed(b'S', b""),
+            Says::Pause => {
+                raw.write_raw(&std::mem::take(&mut waiting));
+                std::thread::sleep(std::time::Duration::from_millis(30));
+                continue;
+            }
+            Says::Awaits(kind) => {
+                raw.write_raw(&std::mem::take(&mut waiting));
+                loop {
+                    let message = raw.next().unwrap();
+                    ready += usize::from(message.kind == b'Z');
+                    heard.push((message.kind, message.body.to_vec()));
+                    // An error ends what it waits for.
+                    if message.kind == *kind || message.kind == b'E' && *kind != b'Z' {
+                        break;
+                    }
+                }
+                continue;
+            }
+        };
+        asked += usize::from(matches!(says, Says::Sync | Says::Query(_)));
+        waiting.extend_from_slice(&message);
+    }
+    raw.write_raw(&waiting);
+    while ready < asked {
+        let message = raw.next().unwrap();
+        ready += usize::from(message.kind == b'Z');
+        heard.push((message.kind, message.body.to_vec()));
+    }
+    heard
+}
+
+#[test]
+fn however_a_portal_is_used_the_client_hears_the_same() {
+    let late = Menshen::with(&unlimited_policy(), "");
+    let early = Menshen::on(&late.database, &unlimited_policy(), EARLY);
+    let clear = Postgres::get().sql(&late.database, "SELECT phone FROM crm.customers WHERE id = 3");
+    let mut lasting = [&late, &early].map(|menshen| menshen.connect("analyst", ""));
+    for (name, script) in scripts() {
+        // A session of its own, and one that has done all of the others.
+        let heard = [&late, &early].map(|menshen| play(&mut menshen.connect("analyst", ""), &script));
+        assert_eq!(heard[0], heard[1], "{name}");
+        let again = lasting.each_mut().map(|raw| {
+            let heard = play(raw, &script);
+            assert_eq!(raw.simple("ROLLBACK").error, None);
+            assert_eq!(raw.simple("DEALLOCATE ALL").error, None);
+            assert_eq!(raw.simple("DROP TABLE IF EXISTS t").error, None);
+            heard
+        });
+        assert_eq!(again[0], again[1], "{name}, again");
+        assert_eq!(again[0], heard[0], "{name}, again");
+        let all = format!(
+            "{}",
+            String::from_utf8_lossy(&heard[0].iter().flat_map(|(_, body)| body.clone()).collect::<Vec<_>>())
+        );
+        assert!(!all.contains(clear.trim()), "{name}: {all}");
+    }
+}
+
+#[test]
+fn a_bind_that_is_too_long_to_wait_with_is_not_waited_with() {
+    let menshen = Menshen::with(&unlimited_policy(), "");
+    let mut raw = menshen.connect("analyst", "");
+    raw.parse(
+        "s",
+        "SELECT id, phone FROM crm.customers WHERE id = 3 AND $1::text <> ''",
+    );
+    for size in [1_000, 300_000, 5_000_000] {
+        let long = "x".repeat(size);
+        raw.bind("", "s", &[&long], &[]);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        raw.execute("", 0);
+        raw.sync();
+        let answer = raw.answer();
+        assert!(
+            answer.error.is_none() && answer.text(0, 1).contains("****"),
+            "{answer:?}"
+        );
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use menshen::catalog::introspect;
-use menshen::guard::{Context, Ground, Plans, Request};
+use menshen::guard::{Context, Ground, Late, Plans, Request};
 use sha2::{Digest, Sha256};
 
 use crate::attacks;
@@ -184,7 +184,7 @@ fn plans_by_shape_are_those_that_would_be_made() {
                         current_user: request.current_user.to_owned(),
                         policy: ground.policy.epoch,
                         catalog: ground.catalog.epoch,
-                        late: request.late,
+                        late: if request.late { Late::Portals } else { Late::Never },
                     };
                     kept[login].examine(ground, request, kept[login].number(&context).unwrap())
                 };

@@ -48,6 +48,7 @@ pub use ground::Ground;
 pub(crate) use ground::KnownColumns;
 use judge::Judge;
 pub use judge::{key_setting, may_name_key_setting, names_a_setting, parameter_type};
+pub use late::Late;
 use parse::Parsed;
 pub use plan::{Plan, StatementKind, StatementPlan};
 use scope::Stop;
@@ -76,7 +77,7 @@ pub struct Request<'a> {
     pub undone_at_end: bool,
     /// True where the text came as a Parse message (one statement only, parameters allowed).
     pub extended: bool,
-    /// True where the session can mask what the server sends clear: no encoding stands between.
+    /// True where the session can mask what the server sends clear, and nobody else can take it ([`Late`]).
     pub late: bool,
 }
 

@@ -7,6 +7,7 @@ use pgwire::messages::extendedquery::Bind;
 
 use super::freshness::{Freshened, another_shape};
 use super::judging::Judging;
+use super::late::held_late;
 use super::notes::Note;
 use super::owed::{Charge, Depends, Owed, Portal, Prepared, Running, Shape};
 use super::{Phase, Session, Taken};
@@ -312,13 +313,28 @@ impl Session {
             });
             return Taken::Done;
         };
-        match self.freshen(&name, &prepared, now) {
-            Freshened::Same => {}
-            Freshened::New(new) => prepared = new,
-            Freshened::Wait => return Taken::Later(frame),
-            Freshened::Refuse(refusal) => {
-                self.refuse_extended(refusal);
-                return Taken::Done;
+        loop {
+            match self.freshen(&name, &prepared, now) {
+                Freshened::Same => {}
+                Freshened::New(new) => prepared = new,
+                Freshened::Wait => return Taken::Later(frame),
+                Freshened::Refuse(refusal) => {
+                    self.refuse_extended(refusal);
+                    return Taken::Done;
+                }
+            }
+            if !prepared.is_late(&name) {
+                break;
+            }
+            match self.runs_at_once(&portal_name, &frame) {
+                Some(true) => break,
+                Some(false) if self.holds_portals => {
+                    self.refuse_extended(held_late(&name));
+                    return Taken::Done;
+                }
+                // From now on the server masks what portals show.
+                Some(false) => self.holds_portals = true,
+                None => return Taken::Later(frame),
             }
         }
         match self.shows_the_same(&prepared) {
@@ -462,7 +478,7 @@ impl Session {
     }
 
     fn execute(&mut self, frame: Frame, now: Timestamp) -> Taken {
-        let Some(name) = self.read(&frame, heads::execute) else {
+        let Some((name, _)) = self.read(&frame, heads::execute) else {
             return Taken::Done;
         };
         let name = match self.name(name) {
@@ -510,9 +526,11 @@ impl Session {
                     ..(*portal.prepared).clone()
                 })
             });
+        let is_late = plan.as_ref().is_some_and(|p| !p.meter.late.is_empty());
         let running = plan.map(|p| self.running_of(p, &portal.charge));
         self.copy_ended = false;
         self.open_pipeline();
+        self.pipeline_runs += 1;
         self.send_server(frame.bytes);
         self.owed.push_back(Owed::Execute {
             running,
@@ -521,6 +539,9 @@ impl Session {
             prepared,
             shift: portal.prepared.turn.unwrap_or(0),
         });
+        if is_late {
+            self.end_late(name);
+        }
         Taken::Done
     }
 
@@ -562,6 +583,7 @@ impl Session {
         }
         self.skipping = false;
         self.pipeline = false;
+        self.pipeline_runs = 0;
         self.pipeline_wrote = false;
         self.send_server(frame.bytes);
         let settles = self.transaction_changed || self.transaction_ddl;

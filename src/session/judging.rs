@@ -11,7 +11,7 @@ use super::owed::{Key, Owed, Portal, Prepared, Question};
 use super::{Hold, Judge, Known, Session};
 use crate::catalog::introspect;
 use crate::guard::plan::Meaning;
-use crate::guard::{ContextNumber, Ground, Plan, Request, StatementKind, StatementPlan, Verdict};
+use crate::guard::{ContextNumber, Ground, Late, Plan, Request, StatementKind, StatementPlan, Verdict};
 use crate::principal::Declared;
 use crate::wire::{Refusal, message};
 
@@ -175,7 +175,7 @@ impl Session {
             current_user: String::new(),
             policy: ground.policy.epoch,
             catalog: ground.catalog.epoch,
-            late: false,
+            late: Late::Never,
         })
     }
 
@@ -208,7 +208,7 @@ impl Session {
             prepared: &prepared,
             undone_at_end: self.transaction_changed || self.transaction_ddl,
             extended,
-            late: key.late,
+            late: key.late.allows(extended),
         };
         if !self.is_away && judge.judges_away() {
             return number.and_then(|number| judge.kept(&request, number)).map(Ok);

@@ -13,6 +13,7 @@ mod decisions;
 pub mod expiry;
 mod freshness;
 mod judging;
+mod late;
 pub mod notes;
 mod owed;
 mod pass;
@@ -249,6 +250,8 @@ pub struct Session {
     portals: Names<String, Portal>,
     /// Cursors declared by SQL. One that is gone on the server may still be here: FETCH of it fails there.
     cursors: Names<String, Cursor>,
+    /// It has bound a portal whose masked columns would have come clear, and not had it run to its end at once.
+    holds_portals: bool,
     /// RowDescriptions as the server gave them, by number of the prepared statement.
     shapes: Names<u64, owed::Shape>,
     /// How many were left when those that nothing can name were last forgotten.
@@ -256,6 +259,8 @@ pub struct Session {
     next_prepared: u64,
     /// Extended-protocol messages went upstream since the last Sync.
     pipeline: bool,
+    /// Executes in the open pipeline.
+    pipeline_runs: u32,
     /// Something in the open pipeline wrote.
     pipeline_wrote: bool,
     /// The server ignores what comes until a Sync.
@@ -430,8 +435,18 @@ impl Session {
     /// Whether more client bytes may be read.
     #[must_use]
     pub fn wants_client(&self) -> bool {
+        self.phase != Phase::Closed && !self.leaving && self.has_room(0, 0)
+    }
+
+    /// Whether more client messages are read while this one, which has been taken, waits.
+    fn has_room_for(&self, taken: &Frame) -> bool {
+        self.has_room(1, taken.bytes.len())
+    }
+
+    /// Whether fewer messages and bytes wait than may, with some more.
+    fn has_room(&self, messages: usize, bytes: usize) -> bool {
         let waiting = || self.client.iter().map(|f| f.bytes.len()).sum::<usize>();
-        self.phase != Phase::Closed && !self.leaving && self.client.len() < WAITING_MAX && waiting() < WAITING_BYTES_MAX
+        self.client.len() + messages < WAITING_MAX && waiting() + bytes < WAITING_BYTES_MAX
     }
 
     /// Whether more server bytes may be read.

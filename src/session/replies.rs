@@ -491,6 +491,8 @@ impl Session {
                 self.statements.clear();
                 self.portals.clear();
                 self.cursors.clear();
+                // As pools hand sessions on: the next client may not care for portals.
+                self.holds_portals = false;
             }
             StatementKind::Declare { name, inner, hold } => {
                 let under = Depends::of(inner, &running.charge);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::owed::{Charge, Key, Under};
 use super::{Known, Session};
-use crate::guard::{ContextNumber, Ground};
+use crate::guard::{ContextNumber, Ground, Late};
 use crate::principal::Principal;
 
 /// What holds now.
@@ -33,7 +33,7 @@ impl Session {
     pub(super) fn standpoint(&mut self, ground: &Arc<Ground>, now: Timestamp) -> Option<&Standpoint> {
         let known = self.known.as_ref()?;
         let second = now.as_second();
-        let late = self.masks_late();
+        let late = self.late();
         let holds = |s: &Standpoint| s.holds(ground, known, second) && s.key.late == late;
         if !self.standpoint.as_ref().is_some_and(holds) {
             let known = Arc::clone(known);
@@ -44,7 +44,7 @@ impl Session {
                 current_user: known.current_user.clone(),
                 policy: ground.policy.epoch,
                 catalog: ground.catalog.epoch,
-                late: self.masks_late(),
+                late,
             };
             // An equal one stays the same one: then equality is that of two addresses.
             let old = self.standpoint.take();
@@ -83,6 +83,15 @@ impl Session {
         self.settings.late_masking && self.server_utf8 && self.encoding == "UTF8"
     }
 
+    /// Whose masked columns may come clear.
+    fn late(&self) -> Late {
+        match self.masks_late() {
+            false => Late::Never,
+            true if self.holds_portals => Late::Queries,
+            true => Late::Portals,
+        }
+    }
+
     pub(super) fn principal(&self, ground: &Ground) -> Principal {
         Principal {
             login: self.login.clone(),
@@ -99,11 +108,8 @@ impl Session {
             (None, Some(judge)) => judge.is_ground(&point.ground),
             (None, None) => false,
         };
-        (ground
-            && point.key.late == self.masks_late()
-            && point.second == now.as_second()
-            && Arc::ptr_eq(&point.known, known))
-        .then_some(point)
+        (ground && point.key.late == self.late() && point.second == now.as_second() && Arc::ptr_eq(&point.known, known))
+            .then_some(point)
     }
 
     /// The key that a plan made now would have. `None`: settings must be asked first (and are, when a judgement needs them).

@@ -79,6 +79,11 @@ impl Turn {
         self.frame.kind
     }
 
+    /// The message.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
     /// Its bytes.
     pub fn len(&self) -> usize {
         self.frame.bytes.len()

@@ -68,10 +68,11 @@ pub fn target(frame: &Frame) -> Option<(u8, &[u8])> {
     Some((kind, string(&mut body)?))
 }
 
-/// Of Execute: its portal.
+/// Of Execute: its portal, and how many rows it wants at most (0: all).
 #[must_use]
-pub fn execute(frame: &Frame) -> Option<&[u8]> {
-    string(&mut frame.body())
+pub fn execute(frame: &Frame) -> Option<(&[u8], i32)> {
+    let mut body = frame.body();
+    Some((string(&mut body)?, body.try_get_i32().ok()?))
 }
 
 fn string<'b>(body: &mut &'b [u8]) -> Option<&'b [u8]> {
@@ -104,7 +105,8 @@ mod tests {
         let message = frame(b'B', b"p\0s\0\0\x01\0\x01\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\x01\0\0");
         assert_eq!(bind(&message), Some((&b"p"[..], &b"s"[..], 1)));
         assert_eq!(target(&frame(b'D', b"Sname\0")), Some((b'S', &b"name"[..])));
-        assert_eq!(execute(&frame(b'E', b"p\0\0\0\0\0")), Some(&b"p"[..]));
+        assert_eq!(execute(&frame(b'E', b"p\0\0\0\0\x02")), Some((&b"p"[..], 2)));
+        assert_eq!(execute(&frame(b'E', b"p\0\0\0\0")), None);
         assert_eq!(query(&frame(b'Q', b"\0")), Some(&b""[..]));
         assert_eq!(query(&frame(b'Q', b"x")), None);
     }

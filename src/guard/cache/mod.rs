@@ -19,7 +19,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::plan::{Plan, StatementKind};
-use super::{Ground, Request, Verdict, examine, parse};
+use super::{Ground, Late, Request, Verdict, examine, parse};
 use crate::meter::spec::HIDDEN_PREFIX;
 use crate::policy::Standing;
 use template::Template;
@@ -46,8 +46,8 @@ pub struct Context {
     pub policy: u64,
     /// The catalog's epoch.
     pub catalog: u64,
-    /// Whether values may come clear, to be masked as they pass ([`Request::late`]).
-    pub late: bool,
+    /// Where values may come clear, to be masked as they pass ([`Request::late`]).
+    pub late: Late,
 }
 
 impl Context {
