@@ -7,6 +7,7 @@
 //!
 //! Refusals are not kept, nor what depends on names of the session (FETCH, EXECUTE) or on what an open transaction has changed.
 
+mod flight;
 mod lift;
 mod shape;
 mod template;
@@ -22,6 +23,7 @@ use super::plan::{Plan, StatementKind};
 use super::{Ground, Late, Request, Verdict, examine, parse};
 use crate::meter::spec::HIDDEN_PREFIX;
 use crate::policy::Standing;
+use flight::{Flight, Flights};
 use template::Template;
 
 /// Longer texts are judged each time.
@@ -92,6 +94,7 @@ impl Weighter<Box<[u8]>, Known> for Bytes {
 /// The plans of one database.
 pub struct Plans {
     known: Option<Cache<Box<[u8]>, Known, Bytes>>,
+    flights: Flights,
     contexts: Mutex<HashMap<Context, u64>>,
     next_context: AtomicU64,
 }
@@ -104,6 +107,7 @@ impl Plans {
         let items = usize::try_from(bytes / 4096).unwrap_or(usize::MAX).clamp(64, 1 << 20);
         Self {
             known: (bytes > 0).then(|| Cache::with_weighter(items, bytes, Bytes)),
+            flights: Flights::default(),
             contexts: Mutex::default(),
             next_context: AtomicU64::new(0),
         }
@@ -150,12 +154,23 @@ impl Plans {
     /// # Errors
     /// As [`examine`].
     pub fn examine(&self, ground: &Ground, request: &Request<'_>, context: ContextNumber) -> Result<Plan, Verdict> {
+        self.examine_by(ground, request, context, examine)
+    }
+
+    fn examine_by(
+        &self,
+        ground: &Ground,
+        request: &Request<'_>,
+        context: ContextNumber,
+        examine: impl Fn(&Ground, &Request<'_>) -> Result<Plan, Verdict>,
+    ) -> Result<Plan, Verdict> {
         let asked = Asked::new(request, context);
         let Some((known, asked)) = self.known.as_ref().zip(asked) else {
             return examine(ground, request);
         };
         let pieces = &asked.pieces;
-        let lifted = match self.look_up(&asked) {
+        let (found, _flight) = self.take_turn(&asked);
+        let lifted = match found {
             Some(Found::Plan(template)) => return Ok(template.fill(request.text, pieces, request.token)),
             Some(Found::New) | None => {
                 let plan = examine(ground, request)?;
@@ -183,12 +198,43 @@ impl Plans {
             known.insert(boxed(asked.exact(&lifted)), Known::Plan(Arc::new(template)));
             return Ok(plan);
         }
-        match Template::lifted(&plan, ground, request, pieces, &lifted, examine) {
+        match Template::lifted(&plan, ground, request, pieces, &lifted, &examine) {
             Some(template) => known.insert(boxed(asked.exact(&lifted)), Known::Plan(Arc::new(template))),
             // Something depends on them after all: from now on none may vary.
             None => known.insert(boxed(asked.whole()), Known::Lifted(vec![false; pieces.len()].into())),
         }
         Ok(plan)
+    }
+
+    /// What is known, and the right to judge it where there is no plan. Whoever finds somebody at it waits; where that has brought nothing to know
+    /// (a refusal, say), they go on without the right, side by side.
+    fn take_turn(&self, asked: &Asked<'_>) -> (Option<Found>, Option<Flight<'_>>) {
+        // A shape goes from new over met to lifted or planned; what is pushed out meanwhile is judged without waiting again.
+        const TURNS_MAX: usize = 4;
+        let mut waited_for = None;
+        for _ in 0..TURNS_MAX {
+            let found = self.look_up(asked);
+            let key = match &found {
+                Some(Found::Plan(_)) | None => return (found, None),
+                Some(Found::New | Found::Met) => asked.whole(),
+                Some(Found::Lifted(lifted)) => asked.exact(lifted),
+            };
+            let stage = found.as_ref().map(std::mem::discriminant);
+            if waited_for == Some(stage) {
+                return (found, None);
+            }
+            match self.flights.begin(&key) {
+                Some(flight) => {
+                    // Somebody may have been done just before.
+                    let found = self.look_up(asked);
+                    if found.as_ref().map(std::mem::discriminant) == stage {
+                        return (found, Some(flight));
+                    }
+                }
+                None => waited_for = Some(stage),
+            }
+        }
+        (self.look_up(asked), None)
     }
 
     fn look_up(&self, asked: &Asked<'_>) -> Option<Found> {
@@ -294,5 +340,85 @@ fn fits(plan: &Plan, request: &Request<'_>) -> bool {
     match &plan.statements[..] {
         [one] => !request.undone_at_end && one.meanings.is_empty() && by_itself(&one.kind),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mask::TokenSettings;
+
+    /// How often a text is judged by so many sessions that meet it together, some times one after the other.
+    fn judged(text: &str, times: usize) -> usize {
+        const SESSIONS: usize = 8;
+        let (policy, _) = crate::policy::Policy::parse(std::path::Path::new("p.toml"), "version = 1", 1).unwrap();
+        let nobody = crate::principal::Principal {
+            login: "u".into(),
+            groups: std::collections::BTreeSet::new(),
+            address: None,
+        };
+        let declared = crate::principal::Declared::default();
+        let standing = policy.standing(&nobody, &declared, jiff::Timestamp::UNIX_EPOCH);
+        let ground = Ground::new(Arc::new(policy), Arc::default(), None, None);
+        let (plans, count, all) = (Plans::new(1 << 20), AtomicUsize::new(0), Barrier::new(SESSIONS));
+        let context = Context {
+            standing: standing.clone(),
+            search_path: vec!["pg_catalog".to_owned()],
+            current_user: "u".to_owned(),
+            policy: 1,
+            catalog: 1,
+            late: Late::Never,
+        };
+        let number = plans.number(&context).unwrap();
+        let token = TokenSettings {
+            inner: "menshen.ki".into(),
+            outer: "menshen.ko".into(),
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..SESSIONS {
+                scope.spawn(|| {
+                    let request = Request {
+                        text,
+                        login: "u",
+                        standing: &standing,
+                        search_path: &context.search_path,
+                        current_user: "u",
+                        token: &token,
+                        cursor: &|_| None,
+                        prepared: &|_| None,
+                        undone_at_end: false,
+                        extended: false,
+                        late: false,
+                    };
+                    for _ in 0..times {
+                        all.wait();
+                        let by = |ground: &Ground, request: &Request<'_>| {
+                            count.fetch_add(1, Ordering::SeqCst);
+                            std::thread::sleep(Duration::from_millis(30));
+                            examine(ground, request)
+                        };
+                        let plan = plans.examine_by(&ground, &request, number, by);
+                        assert!(
+                            plan.is_ok_and(|plan| &*plan.text == text) || text.contains("nope"),
+                            "{text}"
+                        );
+                    }
+                });
+            }
+        });
+        count.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn a_shape_is_judged_once_at_a_time() {
+        // When it is new, when it is met, and with other literals; not eight times each.
+        assert_eq!(judged("SELECT 4711 + 1", 2), 3);
+        // Nothing is kept of these: nobody waits twice for them.
+        assert_eq!(judged("SELEC nope", 1), 8);
+        assert_eq!(judged("LISTEN nope", 2), 16);
     }
 }
