@@ -130,6 +130,18 @@ impl Tree {
         }
     }
 
+    /// Memory that it takes, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let below = match self {
+            Self::Null | Self::Flag(_) | Self::Int(_) => 0,
+            Self::Text(text) => text.len(),
+            Self::List(items) => items.iter().map(Self::bytes).sum(),
+            Self::Node(_, fields) => fields.iter().map(|(name, tree)| size_of_val(name) + tree.bytes()).sum(),
+        };
+        size_of::<Self>() + below
+    }
+
     /// Levels of nodes and lists.
     #[must_use]
     pub fn depth(&self) -> usize {

@@ -2,6 +2,10 @@
 //! changes. Where they differ, nothing is sent.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
 use super::edit::Intent;
 use super::parse;
@@ -47,11 +51,52 @@ pub fn verify(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), Ref
 /// An intent with the tree elements that it puts in.
 struct PartOf<'i> {
     intent: &'i Intent,
-    elements: Vec<Tree>,
+    elements: Arc<[Tree]>,
+}
+
+/// Bytes of the trees of masked scans that are kept, about: the same few stand in most statements.
+const SCANS_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What the text of a masked scan is read as. It depends on nothing but the text.
+static SCANS: LazyLock<Cache<Box<str>, Arc<[Tree]>, Weight>> =
+    LazyLock::new(|| Cache::with_weighter(256, SCANS_BYTES, Weight));
+
+#[derive(Debug, Clone)]
+struct Weight;
+
+impl Weighter<Box<str>, Arc<[Tree]>> for Weight {
+    fn weight(&self, text: &Box<str>, trees: &Arc<[Tree]>) -> u64 {
+        let bytes: usize = trees.iter().map(Tree::bytes).sum();
+        u64::try_from(text.len() + bytes).unwrap_or(u64::MAX)
+    }
 }
 
 /// The tree elements that an intent puts in, read from their own text alone.
-fn elements(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
+fn elements(intent: &Intent) -> Result<Arc<[Tree]>, Refusal> {
+    match intent {
+        Intent::Relation { text, .. } => {
+            if let Some(known) = SCANS.get(text.as_str()) {
+                return Ok(known);
+            }
+            let read: Arc<[Tree]> = read(intent)?.into();
+            SCANS.insert(text.as_str().into(), Arc::clone(&read));
+            Ok(read)
+        }
+        Intent::Sample { .. }
+        | Intent::Target { .. }
+        | Intent::Spell { .. }
+        | Intent::Reference { .. }
+        | Intent::Comparison { .. }
+        | Intent::Value { .. }
+        | Intent::Condition { .. }
+        | Intent::Query { .. }
+        | Intent::Options { .. }
+        | Intent::Shorten { .. }
+        | Intent::Label { .. } => Ok(read(intent)?.into()),
+    }
+}
+
+fn read(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
     let (text, field) = match intent {
         Intent::Relation { text, .. } | Intent::Sample { text, .. } => (format!("SELECT FROM {text}"), "from_clause"),
         Intent::Target { text, .. }
@@ -91,7 +136,7 @@ fn elements(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
 fn apply(tree: &mut Tree, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
     let (kind, location) = (tree.kind(), tree.location());
     for (number, part) in parts.iter().enumerate() {
-        match (kind, part.intent, part.elements.as_slice()) {
+        match (kind, part.intent, &part.elements[..]) {
             ("RangeVar", Intent::Relation { location: at, .. }, [element]) if location == Some(*at) => {
                 applied.insert(number);
                 let alias = tree.field("alias").clone();
@@ -158,7 +203,7 @@ fn apply(tree: &mut Tree, parts: &[PartOf<'_>], applied: &mut BTreeSet<usize>) {
         lists(tree, list, anchor, parts, applied);
     }
     for (number, part) in parts.iter().enumerate() {
-        match (part.intent, part.elements.as_slice()) {
+        match (part.intent, &part.elements[..]) {
             (Intent::Label { location: at, name }, _) if kind == "ResTarget" && location == Some(*at) => {
                 applied.insert(number);
                 set(tree, "name", Tree::Text(name.clone()));

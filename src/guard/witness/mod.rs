@@ -6,6 +6,7 @@
 //! first guard. Where it can't read the text it abstains. Its known misreadings are data: `misreadings.rs`.
 
 mod misreadings;
+mod part;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -196,7 +197,7 @@ fn read(text: &str) -> Result<walk::Seen, Unread> {
         .try_with_sql(text)
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|_| Unread)?;
-    let tree = serde_json::to_value(&statements).map_err(|_| Unread)?;
+    let tree = part::Part::of(&statements).map_err(|_| Unread)?;
     let mut seen = walk::Seen {
         statements: statements.len(),
         ..Default::default()

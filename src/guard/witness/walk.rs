@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
 use super::misreadings;
+use super::part::Part;
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -23,21 +22,21 @@ pub struct Seen {
 const RELATION_FIELDS: [&str; 3] = ["table_name", "table", "TableName"];
 
 /// Visits everything.
-pub fn collect(value: &Value, seen: &mut Seen) {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        Value::Array(items) => items.iter().for_each(|item| collect(item, seen)),
-        Value::Object(fields) => {
-            if let Some(name) = identifier(value) {
+pub fn collect(part: &Part, seen: &mut Seen) {
+    match part {
+        Part::Null | Part::Scalar | Part::Text(_) => {}
+        Part::List(items) => items.iter().for_each(|item| collect(item, seen)),
+        Part::Fields(fields) => {
+            if let Some(name) = identifier(part) {
                 seen.names.insert(name);
                 return;
             }
             for (key, inner) in fields {
-                match key.as_str() {
+                match &**key {
                     // TableFactor::Table { name, args, … }
                     "Table" => {
                         let parts = inner.get("name").and_then(object_name).or_else(|| table_command(inner));
-                        let call = inner.get("args").is_some_and(|a| !a.is_null());
+                        let call = inner.get("args").is_some_and(|args| *args != Part::Null);
                         match parts {
                             Some(parts) if call => {
                                 seen.functions.insert(parts);
@@ -74,32 +73,32 @@ pub fn collect(value: &Value, seen: &mut Seen) {
 }
 
 /// `Ident { value, quote_style, span }`, folded as PostgreSQL folds it.
-fn identifier(value: &Value) -> Option<String> {
-    let fields = value.as_object()?;
+fn identifier(part: &Part) -> Option<String> {
+    let (value, quote) = (part.get("value")?, part.get("quote_style")?);
     // A `Word` token has a `keyword` besides: the tree keeps some tokens for their places.
-    if !(fields.contains_key("value") && fields.contains_key("quote_style")) || fields.contains_key("keyword") {
+    if part.get("keyword").is_some() {
         return None;
     }
-    let text = fields.get("value")?.as_str()?;
-    match fields.get("quote_style") {
+    let text = value.text()?;
+    match quote.text() {
         // With unescaping off, doubled quotes are still doubled.
-        Some(Value::String(quote)) => Some(text.replace(&format!("{quote}{quote}"), quote)),
-        _ => Some(text.to_ascii_lowercase()),
+        Some(quote) => Some(text.replace(&format!("{quote}{quote}"), quote)),
+        None => Some(text.to_ascii_lowercase()),
     }
 }
 
 /// What a table is partitioned by, where that is a strategy of PostgreSQL's: the arguments of what is no function.
-fn strategy(value: &Value) -> Option<&Value> {
-    let call = value.get("Function")?;
+fn strategy(part: &Part) -> Option<&Part> {
+    let call = part.get("Function")?;
     let name = call.get("name").and_then(object_name)?;
     let known = matches!(name.as_slice(), [one] if misreadings::STRATEGIES.contains(&one.as_str()));
     known.then(|| call.get("args")).flatten()
 }
 
 /// `ObjectName([Identifier(Ident), …])`
-fn object_name(value: &Value) -> Option<Vec<String>> {
-    let parts: Option<Vec<String>> = value
-        .as_array()?
+fn object_name(part: &Part) -> Option<Vec<String>> {
+    let Part::List(items) = part else { return None };
+    let parts: Option<Vec<String>> = items
         .iter()
         .map(|part| part.get("Identifier").and_then(identifier).or_else(|| identifier(part)))
         .collect();
@@ -107,12 +106,12 @@ fn object_name(value: &Value) -> Option<Vec<String>> {
 }
 
 /// `SetExpr::Table { table_name, schema_name }`: strings, quoted or not.
-fn table_command(value: &Value) -> Option<Vec<String>> {
-    let part = |key: &str| match value.get(key) {
-        Some(Value::String(text)) => Some(text.to_ascii_lowercase()),
+fn table_command(part: &Part) -> Option<Vec<String>> {
+    let named = |key: &str| match part.get(key) {
+        Some(Part::Text(text)) => Some(text.to_ascii_lowercase()),
         Some(other) => identifier(other),
         None => None,
     };
-    let name = part("table_name")?;
-    Some(part("schema_name").into_iter().chain([name]).collect())
+    let name = named("table_name")?;
+    Some(named("schema_name").into_iter().chain([name]).collect())
 }
