@@ -75,28 +75,54 @@ impl LateMask {
             return Ok(());
         };
         let start = out.len();
-        out.put_i32(0);
         match &self.kind {
             Kind::Null => {}
-            Kind::Fixed(text) => out.put_slice(text.as_bytes()),
-            Kind::Keep(first, last) => keep(Text::of(value)?, *first, *last, out),
-            Kind::Name => name(Text::of(value)?, out),
-            Kind::Email => email(Text::of(value)?, out),
-            Kind::Phone => phone(Text::of(value)?, out),
+            Kind::Fixed(text) => fill(room(out, text.len())?, text.as_bytes(), b""),
+            Kind::Keep(first, last) => keep(Text::of(value)?, *first, *last, out)?,
+            Kind::Name => name(Text::of(value)?, out)?,
+            Kind::Email => email(Text::of(value)?, out)?,
+            Kind::Phone => phone(Text::of(value)?, out)?,
         }
-        if let Some(most) = self.most {
+        match self.most {
             // Never shorter in characters than in bytes.
-            let written = out.get(start + 4..).unwrap_or_default();
-            if written.len() > most {
-                let cut = Text::of(written)?.split(most).0.len();
-                out.truncate(start + 4 + cut);
-            }
+            Some(most) if out.len() - start - 4 > most => cut(out, start, most),
+            Some(_) | None => Ok(()),
         }
-        let length = i32::try_from(out.len() - start - 4).map_err(|_| NotText)?;
-        if let Some(place) = out.get_mut(start..start + 4) {
-            place.copy_from_slice(&length.to_be_bytes());
-        }
-        Ok(())
+    }
+}
+
+/// Leaves so many characters of the column that begins at `start`.
+fn cut(out: &mut BytesMut, start: usize, most: usize) -> Result<(), NotText> {
+    let length = Text::of(out.get(start + 4..).unwrap_or_default())?.split(most).0.len();
+    end(out, start, length)
+}
+
+/// Ends the column that begins at `start` behind so many bytes.
+fn end(out: &mut BytesMut, start: usize, length: usize) -> Result<(), NotText> {
+    out.truncate(start + 4 + length);
+    let place = out.get_mut(start..).and_then(<[u8]>::first_chunk_mut);
+    *place.ok_or(NotText)? = i32::try_from(length).map_err(|_| NotText)?.to_be_bytes();
+    Ok(())
+}
+
+/// A new column of so many stars, to write others over. All of its room is made at once: that is half of what a mask costs.
+fn room(out: &mut BytesMut, length: usize) -> Result<&mut [u8], NotText> {
+    let start = out.len();
+    out.resize(start + 4 + length, b'*');
+    let column = out.get_mut(start..).and_then(<[u8]>::split_first_chunk_mut);
+    let (place, stars) = column.ok_or(NotText)?;
+    *place = i32::try_from(length).map_err(|_| NotText)?.to_be_bytes();
+    Ok(stars)
+}
+
+/// Writes at the beginning and at the end.
+fn fill(stars: &mut [u8], first: &[u8], last: &[u8]) {
+    if let Some(place) = stars.get_mut(..first.len()) {
+        place.copy_from_slice(first);
+    }
+    let from = stars.len().saturating_sub(last.len());
+    if let Some(place) = stars.get_mut(from..).filter(|place| place.len() == last.len()) {
+        place.copy_from_slice(last);
     }
 }
 
@@ -119,7 +145,8 @@ impl<'t> Text<'t> {
     fn characters(self) -> usize {
         match self {
             Self::Ascii(bytes) => bytes.len(),
-            Self::Wide(text) => text.chars().count(),
+            // The bytes that begin one.
+            Self::Wide(text) => text.bytes().filter(|b| b.cast_signed() >= -0x40).count(),
         }
     }
 
@@ -148,83 +175,109 @@ impl<'t> Text<'t> {
     }
 }
 
-fn stars(count: usize, out: &mut BytesMut) {
-    out.put_bytes(b'*', count);
-}
-
-fn keep(text: Text<'_>, first: usize, last: usize, out: &mut BytesMut) {
+fn keep(text: Text<'_>, first: usize, last: usize, out: &mut BytesMut) -> Result<(), NotText> {
     let length = text.characters();
-    if length <= first + last {
-        return stars(length, out);
-    }
-    out.put_slice(text.split(first).0);
-    stars(length - first - last, out);
-    out.put_slice(text.split(length - last).1);
+    let Some(hidden) = length.checked_sub(first + last).filter(|n| *n > 0) else {
+        return room(out, length).map(|_| ());
+    };
+    let (first, last) = (text.split(first).0, text.split(length - last).1);
+    fill(room(out, first.len() + hidden + last.len())?, first, last);
+    Ok(())
 }
 
-fn phone(text: Text<'_>, out: &mut BytesMut) {
-    let length = text.characters();
-    match length {
-        0..7 => stars(length, out),
-        7..11 => {
-            stars(length - 2, out);
-            out.put_slice(text.split(length - 2).1);
-        }
-        11..=16 => {
-            out.put_slice(text.split(length - 8).0);
-            stars(4, out);
-            out.put_slice(text.split(length - 4).1);
-        }
-        17.. => stars(length, out),
+fn phone(text: Text<'_>, out: &mut BytesMut) -> Result<(), NotText> {
+    match text.characters() {
+        7..11 => keep(text, 0, 2, out),
+        length @ 11..=16 => keep(text, length - 8, 4, out),
+        length @ (0..7 | 17..) => room(out, length).map(|_| ()),
     }
 }
 
-fn email(text: Text<'_>, out: &mut BytesMut) {
-    match memchr::memchr(b'@', text.bytes()) {
-        Some(at) if at > 0 => {
-            out.put_slice(text.split(1).0);
-            stars(3, out);
-            out.put_slice(text.bytes().get(at..).unwrap_or_default());
-        }
-        Some(_) | None => stars(3, out),
-    }
+fn email(text: Text<'_>, out: &mut BytesMut) -> Result<(), NotText> {
+    let (first, last) = match text.bytes().iter().position(|b| *b == b'@') {
+        Some(at) if at > 0 => (text.split(1).0, text.bytes().get(at..).unwrap_or_default()),
+        Some(_) | None => (&b""[..], &b""[..]),
+    };
+    fill(room(out, first.len() + 3 + last.len())?, first, last);
+    Ok(())
 }
 
-static COMPOUND: LazyLock<HashSet<&[u8], foldhash::fast::RandomState>> = LazyLock::new(|| {
-    include_str!("surnames.txt")
+/// Surnames of two characters, and which characters they begin with: few do.
+struct Compound {
+    all: HashSet<&'static [u8], foldhash::fast::RandomState>,
+    begin: Box<[bool]>,
+}
+
+static COMPOUND: LazyLock<Compound> = LazyLock::new(|| {
+    let all: HashSet<_, _> = include_str!("surnames.txt")
         .split_whitespace()
         .map(str::as_bytes)
-        .collect()
+        .collect();
+    let mut begin = vec![false; HAN.count()];
+    for surname in include_str!("surnames.txt").split_whitespace() {
+        if let Some(place) = surname
+            .chars()
+            .next()
+            .and_then(|c| begin.get_mut(place_of(u32::from(c))))
+        {
+            *place = true;
+        }
+    }
+    Compound {
+        all,
+        begin: begin.into(),
+    }
 });
 
-fn name(text: Text<'_>, out: &mut BytesMut) {
-    if (13_312..=40_959).contains(&text.first()) {
+/// Numbers of the characters that begin a Chinese name; all have three bytes.
+const HAN: std::ops::RangeInclusive<u32> = 13_312..=40_959;
+
+fn place_of(character: u32) -> usize {
+    usize::try_from(character.wrapping_sub(*HAN.start())).unwrap_or(usize::MAX)
+}
+
+fn name(text: Text<'_>, out: &mut BytesMut) -> Result<(), NotText> {
+    let first = text.first();
+    if HAN.contains(&first) {
         let length = text.characters();
-        let kept = if length > 2 && COMPOUND.contains(text.split(2).0) {
+        let compound = &*COMPOUND;
+        let may_be = length > 2 && compound.begin.get(place_of(first)).copied().unwrap_or(true);
+        let kept = if may_be && compound.all.contains(text.split(2).0) {
             2
         } else {
             1
         };
-        out.put_slice(text.split(kept).0);
-        return stars((length - kept).max(1), out);
+        let first = text.split(kept).0;
+        fill(room(out, first.len() + (length - kept).max(1))?, first, b"");
+        return Ok(());
     }
     // The first letter of each word; blanks as they are. No byte of a wide character is a blank's.
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.first() {
-        if *byte == b' ' {
-            out.put_u8(b' ');
-            rest = rest.get(1..).unwrap_or_default();
-            continue;
+    let bytes = text.bytes();
+    let blanks = bytes.iter().filter(|b| **b == b' ').count();
+    let start = out.len();
+    let stars = room(out, blanks + (blanks + 1) * (4 + 3))?;
+    let mut length = 0;
+    let mut letters = 0;
+    let mut before = b' ';
+    for byte in bytes {
+        // A letter begins a word; the bytes that make it up follow.
+        if before == b' ' && *byte != b' ' {
+            letters = match *byte {
+                0..0x80 => 1,
+                0x80..0xe0 => 2,
+                0xe0..0xf0 => 3,
+                0xf0.. => 4,
+            };
         }
-        let letter = match *byte {
-            0..0x80 => 1,
-            0x80..0xe0 => 2,
-            0xe0..0xf0 => 3,
-            0xf0.. => 4,
-        };
-        out.put_slice(rest.get(..letter).unwrap_or(rest));
-        stars(3, out);
-        let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
-        rest = rest.get(end..).unwrap_or_default();
+        before = *byte;
+        if *byte == b' ' || letters > 0 {
+            *stars.get_mut(length).ok_or(NotText)? = *byte;
+            length += 1;
+            if *byte != b' ' {
+                letters -= 1;
+                length += if letters == 0 { 3 } else { 0 };
+            }
+        }
     }
+    end(out, start, length)
 }
