@@ -14,7 +14,7 @@ use super::query::{self, Walked, modifies, walked};
 use super::scope::{Lookup, People, Walk};
 use super::statement::Class;
 use super::tree::Tree;
-use super::{Judged, Subject, Verdict, verify};
+use super::{Judged, Subject, Verdict, late, verify};
 use crate::catalog::{RelationKind, UseKind};
 use crate::meter::MeterSpec;
 use crate::meter::copy::{CopyFormat, CopyStyle};
@@ -52,12 +52,15 @@ pub(super) fn copy(subject: &Subject<'_>) -> Result<Judged, Verdict> {
         let people = if server_side { People::No } else { People::AtEnd };
         return match walked(subject, query, people)? {
             Walked::Free(kind) => Ok(subject.forward(copy_kind(&kind))),
-            Walked::Seen(walk, output) => {
-                let meter = if server_side {
+            Walked::Seen(mut walk, output) => {
+                let mut meter = if server_side {
                     MeterSpec::default()
                 } else {
                     query::meter(&walk, &output)?
                 };
+                if !server_side && is_written_back(tree) {
+                    meter.late = late::copied(subject, query, &mut walk, &output);
+                }
                 let kind = out(tree, &meter, walk.writes)?;
                 Ok(query::finish(subject, &walk, &query::shown(&output), meter, kind)?)
             }
@@ -133,12 +136,15 @@ fn relation_out(subject: &Subject<'_>, server_side: bool) -> Result<Judged, Verd
         cursors: subject.cursors,
     };
     let people = if server_side { People::No } else { People::AtEnd };
-    let (walk, output) = Walk::query(subject.judge, &parsed, select, people)?;
-    let meter = if server_side {
+    let (mut walk, output) = Walk::query(subject.judge, &parsed, select, people)?;
+    let mut meter = if server_side {
         MeterSpec::default()
     } else {
         query::meter(&walk, &output)?
     };
+    if !server_side && is_written_back(tree) {
+        meter.late = late::copied(subject, select, &mut walk, &output);
+    }
     let kind = out(tree, &meter, false)?;
     let mut judged = query::finish(&inner, &walk, &query::shown(&output), meter, kind)?;
     let Some(query) = judged.text.take() else {
@@ -249,7 +255,7 @@ fn copy_in(subject: &Subject<'_>) -> Result<Judged, Verdict> {
 
 /// How rows of this COPY are to be read, where they are.
 fn out(tree: &Tree, meter: &MeterSpec, writes: bool) -> Result<StatementKind, Refusal> {
-    if meter.is_empty() {
+    if meter.is_empty() && meter.late.is_empty() {
         return Ok(if writes {
             StatementKind::Write
         } else {
@@ -264,6 +270,18 @@ fn out(tree: &Tree, meter: &MeterSpec, writes: bool) -> Result<StatementKind, Re
         ));
     }
     Ok(StatementKind::CopyOut(Arc::new(format(tree)?)))
+}
+
+/// Whether a value that has been read from its rows can be written as the server would have: what is NULL is certain, and nothing but its own
+/// characters says whether it is quoted.
+fn is_written_back(tree: &Tree) -> bool {
+    const KNOWN: [&str; 6] = ["format", "delimiter", "null", "quote", "escape", "header"];
+    let known = |option: &Tree| KNOWN.contains(&option.text("defname"));
+    tree.list("options").iter().all(known)
+        && format(tree).is_ok_and(|format| match format.style {
+            CopyStyle::Text => format.null == "\\N",
+            CopyStyle::Csv | CopyStyle::Binary => true,
+        })
 }
 
 fn format(tree: &Tree) -> Result<CopyFormat, Refusal> {

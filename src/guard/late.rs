@@ -39,18 +39,35 @@ impl Late {
     }
 }
 
-/// The client's columns that are masked late; marks them in the walk, for the edit.
+/// The client's columns of a query that are masked late; marks them in the walk, for the edit.
 pub(super) fn columns(subject: &Subject<'_>, tree: &Tree, walk: &mut Walk<'_>, output: &Output) -> Vec<LateColumn> {
+    if subject.class != Class::Query {
+        return Vec::new();
+    }
+    copied(subject, tree, walk, output)
+}
+
+/// The same for the query of COPY … TO STDOUT, whose columns no RowDescription names: what is sent says where each comes from.
+pub(super) fn copied(subject: &Subject<'_>, tree: &Tree, walk: &mut Walk<'_>, output: &Output) -> Vec<LateColumn> {
     let request = subject.judge.request;
     // What changes settings may change client_encoding, and the server says so behind the rows only.
     let changes = *subject.judge.user_function.borrow() || *subject.judge.sets.borrow();
-    if !request.late || changes || subject.class != Class::Query || !is_simple(tree) {
+    if !request.late || changes || !is_simple(tree) {
         return Vec::new();
     }
     let Some(tables) = Table::all(subject, tree, walk) else {
         return Vec::new();
     };
-    // Every column of the answer must have its place.
+    // Every column of the answer must have its place, whatever the server's catalog has become: `*` is so of a masked scan, whose columns are spelled
+    // out, and not of a table that goes as it came.
+    let stars = tree.list("target_list").iter().any(|element| {
+        let names = element.field("val").names("fields").unwrap_or_default();
+        names.iter().any(|name| name == "*")
+    });
+    let replaced = walk.scans.iter().filter(|scan| scan.replaced).count();
+    if stars && replaced != tables.len() {
+        return Vec::new();
+    }
     if output.columns.iter().any(|c| c.name.is_none()) || !names_columns_only(tree, &tables) {
         return Vec::new();
     }

@@ -1,8 +1,10 @@
-//! Rows of COPY … TO STDOUT: their people read, their hidden columns cut off. The hidden columns are the last of each row.
+//! Rows of COPY … TO STDOUT: their people read, their hidden columns cut off, columns masked that came clear for it. The hidden columns are the last of
+//! each row.
 //!
 //! PostgreSQL sends one CopyData message for each row (text and CSV), the header line in one of its own, and the binary format's header
 //! in front of the first row. What is not of that form ends the session.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,6 +13,7 @@ use smallvec::SmallVec;
 use super::row::{self, Malformed};
 use super::spec::MeterSpec;
 use crate::ledger::{Kind, Shown};
+use crate::mask::LateMask;
 
 /// `FORMAT` of COPY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,10 @@ pub struct CopyReader {
     kinds: Arc<[Kind]>,
     /// Columns the server sends.
     columns: usize,
+    /// The mask of each of the client's columns that came clear, by place.
+    late: Box<[Option<LateMask>]>,
+    /// Where a cell is masked before it is written as the format wants it.
+    cell: BytesMut,
     /// Nothing has come yet.
     first: bool,
 }
@@ -75,11 +82,18 @@ impl CopyReader {
         out.put_u8(overall);
         out.put_i16(i16::try_from(visible).map_err(|_| Malformed("column count"))?);
         out.extend_from_slice(row::take(&mut rest, 2 * visible)?);
+        let mut late = vec![None; visible];
+        for column in &meter.late {
+            let place = late.get_mut(column.position);
+            *place.ok_or(Malformed("fewer columns than are to be masked"))? = Some(column.mask.clone());
+        }
         let reader = Self {
             format,
             kinds: meter.kinds(),
             meter,
             columns,
+            late: late.into(),
+            cell: BytesMut::new(),
             first: true,
         };
         Ok((reader, out.freeze()))
@@ -117,13 +131,18 @@ impl CopyReader {
         self.columns - self.meter.hidden.len()
     }
 
+    /// Whether the value of a column is looked at: it is masked here, or hidden.
+    fn is_read(&self, place: usize) -> bool {
+        self.late.get(place).is_none_or(Option::is_some)
+    }
+
     fn line(
-        &self,
+        &mut self,
         body: &[u8],
         first: bool,
         out: &mut BytesMut,
         shown: &mut Shown,
-        fields: impl Fn(&Self, &[u8]) -> Result<Fields, Malformed>,
+        fields: impl for<'l> Fn(&Self, &'l [u8]) -> Result<Fields<'l>, Malformed>,
     ) -> Result<(), Malformed> {
         let line = body.strip_suffix(b"\n").ok_or(Malformed("COPY line without end"))?;
         let fields = fields(self, line)?;
@@ -131,13 +150,24 @@ impl CopyReader {
         if fields.len() != self.columns && !(self.columns == 0 && line.is_empty()) {
             return Err(Malformed("COPY line of another number of columns"));
         }
-        let end = match self.visible().checked_sub(1) {
-            None => 0,
-            Some(last) => fields.get(last).map_or(0, |f| f.end),
-        };
-        out.extend_from_slice(line.get(..end).ok_or(Malformed("COPY line"))?);
+        let is_header = first && self.format.header;
+        let (mut copied, mut end) = (0, 0);
+        for (place, field) in fields.iter().enumerate().take(self.visible()) {
+            if let Some(Some(mask)) = self.late.get(place).filter(|_| !is_header) {
+                // What stands before it, the delimiter included.
+                out.extend_from_slice(line.get(copied..field.begin).ok_or(Malformed("COPY line"))?);
+                let value = field.value.as_deref().filter(|_| !field.null);
+                self.cell.clear();
+                mask.column(value, &mut self.cell)
+                    .map_err(|_| Malformed("a value to be masked"))?;
+                self.format.write(&self.cell, out);
+                copied = field.end;
+            }
+            end = field.end;
+        }
+        out.extend_from_slice(line.get(copied..end).ok_or(Malformed("COPY line"))?);
         out.put_u8(b'\n');
-        if first && self.format.header {
+        if is_header {
             return Ok(());
         }
         let fields = fields.into_iter().skip(self.visible());
@@ -151,8 +181,8 @@ impl CopyReader {
         Ok(())
     }
 
-    /// Where each column ends. Values are read of hidden ones only, which are the last.
-    fn text_fields(&self, line: &[u8]) -> Result<Fields, Malformed> {
+    /// Where each column stands, and the values of those that are read.
+    fn text_fields<'l>(&self, line: &'l [u8]) -> Result<Fields<'l>, Malformed> {
         let mut fields = Fields::new();
         let null = self.format.null.as_bytes();
         // No value is written like this: its backslash would be two.
@@ -170,11 +200,12 @@ impl CopyReader {
             }
             let end = found.unwrap_or(line.len());
             let raw = line.get(from..end).unwrap_or_default();
-            let hidden = fields.len() >= self.visible();
-            let is_null = hidden && raw == null;
+            let is_read = self.is_read(fields.len());
+            let is_null = is_read && raw == null;
             fields.push(Field {
+                begin: from,
                 end,
-                value: (hidden && !(certain && is_null)).then(|| unescaped(raw)),
+                value: (is_read && !(certain && is_null)).then(|| unescaped(raw)),
                 null: is_null,
             });
             if found.is_none() {
@@ -185,45 +216,42 @@ impl CopyReader {
         }
     }
 
-    fn csv_fields(&self, line: &[u8]) -> Result<Fields, Malformed> {
+    fn csv_fields<'l>(&self, line: &'l [u8]) -> Result<Fields<'l>, Malformed> {
         let (quote, escape) = (self.format.quote, self.format.escape);
         let mut fields = Fields::new();
         let mut at = 0;
         loop {
-            let hidden = fields.len() >= self.visible();
-            let mut value = Vec::new();
-            let mut push = |byte: u8| {
-                if hidden {
-                    value.push(byte);
-                }
-            };
+            let begin = at;
+            let is_read = self.is_read(fields.len());
             let quoted = line.get(at) == Some(&quote);
-            if quoted {
+            let value = if quoted {
+                let mut value = Vec::new();
                 at += 1;
                 loop {
                     let byte = *line.get(at).ok_or(Malformed("COPY quote"))?;
                     let next = line.get(at + 1).copied();
                     if let Some(next) = next.filter(|n| byte == escape && (*n == quote || *n == escape)) {
-                        push(next);
+                        value.push(next);
                         at += 2;
                     } else if byte == quote {
                         at += 1;
                         break;
                     } else {
-                        push(byte);
+                        value.push(byte);
                         at += 1;
                     }
                 }
+                Cow::Owned(value)
             } else {
-                while let Some(byte) = line.get(at).copied().filter(|b| *b != self.format.delimiter) {
-                    push(byte);
-                    at += 1;
-                }
-            }
-            let null = hidden && !quoted && value == self.format.null.as_bytes();
+                let rest = line.get(at..).unwrap_or_default();
+                at = memchr::memchr(self.format.delimiter, rest).map_or(line.len(), |found| at + found);
+                Cow::Borrowed(line.get(begin..at).unwrap_or_default())
+            };
+            let null = is_read && !quoted && *value == *self.format.null.as_bytes();
             fields.push(Field {
+                begin,
                 end: at,
-                value: (hidden && !null).then_some(value),
+                value: (is_read && !null).then_some(value),
                 null,
             });
             match line.get(at) {
@@ -266,6 +294,10 @@ impl CopyReader {
                         Some(row::take(&mut rest, length)?)
                     }
                 };
+                if let Some(Some(mask)) = self.late.get(position) {
+                    mask.column(value, out).map_err(|_| Malformed("a value to be masked"))?;
+                    continue;
+                }
                 let kind = position.checked_sub(self.visible());
                 match kind.and_then(|kind| Some((kind, self.meter.hidden.get(kind)?))) {
                     None => out.extend_from_slice(at.get(..at.len() - rest.len()).ok_or(Malformed("column length"))?),
@@ -278,8 +310,59 @@ impl CopyReader {
     }
 }
 
+impl CopyFormat {
+    /// Writes a cell (int32 length, bytes; -1 is NULL) as PostgreSQL would (`CopyAttributeOutText`, `CopyAttributeOutCSV` of copyto.c).
+    fn write(&self, cell: &[u8], out: &mut BytesMut) {
+        let value = match cell.split_first_chunk() {
+            Some((length, value)) if i32::from_be_bytes(*length) >= 0 => value,
+            Some(_) | None => return out.extend_from_slice(self.null.as_bytes()),
+        };
+        match self.style {
+            CopyStyle::Text => self.write_escaped(value, out),
+            CopyStyle::Csv => self.write_quoted(value, out),
+            CopyStyle::Binary => out.extend_from_slice(cell),
+        }
+    }
+
+    fn write_escaped(&self, value: &[u8], out: &mut BytesMut) {
+        for byte in value {
+            let letter = match byte {
+                8 => b'b',
+                12 => b'f',
+                b'\n' => b'n',
+                b'\r' => b'r',
+                b'\t' => b't',
+                11 => b'v',
+                other => *other,
+            };
+            if letter != *byte || letter == b'\\' || letter == self.delimiter {
+                out.put_u8(b'\\');
+            }
+            out.put_u8(letter);
+        }
+    }
+
+    fn write_quoted(&self, value: &[u8], out: &mut BytesMut) {
+        let needs = |byte: &u8| [self.delimiter, self.quote, b'\n', b'\r'].contains(byte);
+        if value != self.null.as_bytes() && !value.iter().any(needs) {
+            return out.extend_from_slice(value);
+        }
+        out.put_u8(self.quote);
+        for byte in value {
+            if *byte == self.quote || *byte == self.escape {
+                out.put_u8(self.escape);
+            }
+            out.put_u8(*byte);
+        }
+        out.put_u8(self.quote);
+    }
+}
+
 /// A value of COPY's text format without its escapes.
-fn unescaped(raw: &[u8]) -> Vec<u8> {
+fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'\\', raw).is_none() {
+        return Cow::Borrowed(raw);
+    }
     let mut value = Vec::with_capacity(raw.len());
     let mut bytes = raw.iter().copied();
     while let Some(byte) = bytes.next() {
@@ -297,16 +380,17 @@ fn unescaped(raw: &[u8]) -> Vec<u8> {
             other => other,
         });
     }
-    value
+    Cow::Owned(value)
 }
 
-type Fields = SmallVec<[Field; 16]>;
+type Fields<'l> = SmallVec<[Field<'l>; 16]>;
 
-/// One column of a line: where it ends, and of a hidden one its value without escapes and quotes. The text format writes a value that is the same as the
+/// One column of a line: where it stands, and its value without escapes and quotes where it is read. The text format writes a value that is the same as the
 /// string for NULL like NULL (unless it has a backslash): then it may be either.
-struct Field {
+struct Field<'l> {
+    begin: usize,
     end: usize,
-    value: Option<Vec<u8>>,
+    value: Option<Cow<'l, [u8]>>,
     null: bool,
 }
 

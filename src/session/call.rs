@@ -68,6 +68,7 @@ impl Session {
             self.note_decided(statement, now);
             running.push(self.running_of(Arc::clone(statement), &charge));
         }
+        self.close_late_portal();
         self.owed.push_back(Owed::Query {
             call: true,
             running,

@@ -15,7 +15,8 @@ impl Session {
         if self.phase != Phase::Ready || idle || self.hold == Some(Hold::Cancel) {
             return Vec::new();
         }
-        let waits = !self.turns.is_empty() || !self.client.is_empty();
+        // A Bind that waits for the client is nothing under way.
+        let waits = !self.turns.is_empty() || !self.client.is_empty() && !self.awaits_execute;
         // Of separate Queries, the one that runs is meant. A pipeline ends, wherever in it the server is.
         let front = self.pipeline || self.owed.is_empty() || self.hold == Some(Hold::Probe);
         self.cancel_front = waits && front;

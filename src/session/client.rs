@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pgwire::messages::extendedquery::Bind;
 
-use super::freshness::{Freshened, another_shape};
+use super::freshness::{Freshened, Renewed, another_shape};
 use super::judging::Judging;
 use super::late::held_late;
 use super::notes::Note;
@@ -29,8 +29,8 @@ impl Session {
             b'S' => !self.pipeline_wrote,
             _ => false,
         };
-        if passes || self.phase != Phase::Ready || !(self.owed.iter().any(Owed::is_barrier) || self.bound_before_sync())
-        {
+        let waits = self.owed.iter().any(Owed::is_barrier) || self.bound_before_sync() || self.may_recover();
+        if passes || self.phase != Phase::Ready || !waits {
             return false;
         }
         self.hurry();
@@ -43,6 +43,25 @@ impl Session {
         let mut owed = self.owed.iter();
         owed.any(|o| matches!(o, Owed::Bind { name, .. } if !name.is_empty()))
             && owed.any(|o| matches!(o, Owed::Sync { own: false, .. }))
+    }
+
+    /// The end of an aborted transaction is on its way: what stands behind it is not refused for that.
+    fn may_recover(&self) -> bool {
+        let ends = |running: &Running| running.plan.ends_transaction;
+        self.status == b'E'
+            && self.owed.iter().any(|owed| match owed {
+                Owed::Execute { running, .. } => running.as_ref().is_some_and(ends),
+                Owed::Query { running, .. } => running.iter().any(ends),
+                Owed::Parse { .. }
+                | Owed::Shape { .. }
+                | Owed::DescribeStatement { .. }
+                | Owed::DescribePortal { .. }
+                | Owed::Bind { .. }
+                | Owed::Close { .. }
+                | Owed::Sync { .. }
+                | Owed::Probe { .. }
+                | Owed::Refused { .. } => false,
+            })
     }
 
     /// The server sends replies of an open pipeline only when asked to.
@@ -147,6 +166,20 @@ impl Session {
                 return Taken::Done;
             }
         };
+        match self.renew_executed(&plan, now) {
+            Renewed::Nothing => {}
+            Renewed::Again(away) => {
+                return if away {
+                    Taken::Later(frame)
+                } else {
+                    self.query(frame, now)
+                };
+            }
+            Renewed::Refuse(refusal) => {
+                self.refuse_query(refusal);
+                return Taken::Done;
+            }
+        }
         if let Err(refusal) = self.fit_to_run(&plan, now) {
             self.refuse_query(refusal);
             return Taken::Done;
@@ -168,6 +201,7 @@ impl Session {
             .map(|s| self.running_of(Arc::clone(s), &charge))
             .collect();
         self.copy_ended = false;
+        self.close_late_portal();
         self.owed.push_back(Owed::Query {
             call: false,
             running,
@@ -205,15 +239,10 @@ impl Session {
         })
     }
 
-    /// What can only be judged with the session's own state: EXECUTE of a stale statement, and metered rows before writes.
+    /// What can only be judged with the session's own state: FETCH from a stale cursor, and metered rows before writes.
     fn fit_to_run(&mut self, plan: &Plan, now: Timestamp) -> Result<(), Refusal> {
         let mut metered = false;
         for statement in plan.statements.iter() {
-            if let StatementKind::Execute { name } = &statement.kind
-                && let Some(prepared) = self.lookup(name)
-            {
-                self.fresh_by_sql(name, &prepared, now)?;
-            }
             if let StatementKind::Fetch { name } = &statement.kind {
                 self.fresh_cursor(name, now)?;
             }
@@ -248,6 +277,10 @@ impl Session {
                 return Taken::Done;
             }
             Judging::Refuse(refusal) => {
+                if name.is_empty() {
+                    // As the server does, whatever becomes of the new one.
+                    self.statements.remove(name);
+                }
                 self.refuse_extended(refusal);
                 return Taken::Done;
             }
@@ -273,14 +306,17 @@ impl Session {
         Taken::Done
     }
 
-    /// Parse, and our own Describe: rows may come without the client ever asking what they are.
+    /// Parse, and our own Describe, unless the client's next message makes it superfluous.
     pub(super) fn send_parse(&mut self, bytes: bytes::Bytes, name: String, prepared: Arc<Prepared>, own: bool) {
         self.open_pipeline();
         self.send_server(bytes);
-        self.send_server(message::describe_statement(&name));
-        let id = prepared.id;
+        let (id, asks) = (prepared.id, own || !self.may_learn_later(&prepared, &name));
+        let describe = asks.then(|| message::describe_statement(&name));
         self.owed.push_back(Owed::Parse { own, name, prepared });
-        self.owed.push_back(Owed::Shape { id });
+        if let Some(describe) = describe {
+            self.send_server(describe);
+            self.owed.push_back(Owed::Shape { id });
+        }
     }
 
     pub(super) fn open_pipeline(&mut self) {
@@ -314,6 +350,17 @@ impl Session {
             return Taken::Done;
         };
         loop {
+            // EXECUTE runs what another name means: that first.
+            if let Some(StatementKind::Execute { name: inner }) = prepared.statement().map(|s| s.kind.clone()) {
+                match self.freshen_executed(&inner, now) {
+                    Freshened::Same | Freshened::New(_) => {}
+                    Freshened::Wait => return Taken::Later(frame),
+                    Freshened::Refuse(refusal) => {
+                        self.refuse_extended(refusal);
+                        return Taken::Done;
+                    }
+                }
+            }
             match self.freshen(&name, &prepared, now) {
                 Freshened::Same => {}
                 Freshened::New(new) => prepared = new,
@@ -334,7 +381,10 @@ impl Session {
                 }
                 // From now on the server masks what portals show.
                 Some(false) => self.holds_portals = true,
-                None => return Taken::Later(frame),
+                None => {
+                    self.awaits_execute = true;
+                    return Taken::Later(frame);
+                }
             }
         }
         match self.shows_the_same(&prepared) {
@@ -358,13 +408,6 @@ impl Session {
             let mut named = statement.setting_parameters.iter();
             if named.any(|n| heads::parameter(&frame, *n).is_some_and(guard::may_name_key_setting)) {
                 self.refuse_extended(guard::key_setting());
-                return Taken::Done;
-            }
-            if let StatementKind::Execute { name } = &statement.kind
-                && let Some(inner) = self.lookup(name)
-                && let Err(refusal) = self.fresh_by_sql(name, &inner, now)
-            {
-                self.refuse_extended(refusal);
                 return Taken::Done;
             }
             if let StatementKind::Fetch { name } = &statement.kind
@@ -400,7 +443,17 @@ impl Session {
             }
             self.note_decided(statement, now);
         }
+        if portal_name.is_empty() {
+            // It is replaced before anything of the new one runs.
+            self.late_portal = false;
+        } else {
+            self.close_late_portal();
+        }
         self.open_pipeline();
+        if !self.shape_is_known(prepared.id) && !self.learns_of(&prepared, &portal_name) {
+            self.send_server(message::describe_statement(&name));
+            self.owed.push_back(Owed::Shape { id: prepared.id });
+        }
         self.send_server(bytes);
         let charge = self.charge_now(now);
         let under = statement.map_or(Depends::OnNothing, |s| Depends::of(&s, &charge));
@@ -468,6 +521,7 @@ impl Session {
         } else {
             Owed::DescribePortal {
                 plan: self.cursor(name),
+                learns: self.bound_to(name).filter(|id| !self.shape_is_known(*id)),
                 quiet: self.turn.is_some(),
             }
         };
@@ -529,6 +583,9 @@ impl Session {
         let is_late = plan.as_ref().is_some_and(|p| !p.meter.late.is_empty());
         let running = plan.map(|p| self.running_of(p, &portal.charge));
         self.copy_ended = false;
+        if !name.is_empty() {
+            self.close_late_portal();
+        }
         self.open_pipeline();
         self.pipeline_runs += 1;
         self.send_server(frame.bytes);
@@ -539,9 +596,7 @@ impl Session {
             prepared,
             shift: portal.prepared.turn.unwrap_or(0),
         });
-        if is_late {
-            self.end_late(name);
-        }
+        self.late_portal |= is_late;
         Taken::Done
     }
 
@@ -580,6 +635,10 @@ impl Session {
         if self.copying_in {
             self.send_server(frame.bytes);
             return Taken::Done;
+        }
+        // The end of an implicit transaction runs what earlier statements of it have deferred. A server that skips would not answer.
+        if self.pipeline_runs > 1 && !self.skipping {
+            self.close_late_portal();
         }
         self.skipping = false;
         self.pipeline = false;

@@ -25,10 +25,11 @@ impl Session {
             return Activity::Starting;
         }
         let waits = self.charging || self.hold.is_some() || self.batch.is_some() || !self.turns.is_empty();
-        if waits || !self.owed.is_empty() || !self.client.is_empty() || !self.server.is_empty() {
+        let asked = !self.client.is_empty() && !self.awaits_execute;
+        if waits || !self.owed.is_empty() || asked || !self.server.is_empty() {
             return Activity::Running(self.ended);
         }
-        if self.status == b'I' && !self.pipeline {
+        if self.status == b'I' && !self.pipeline && !self.awaits_execute {
             Activity::Idle
         } else {
             Activity::IdleInTransaction

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::Session;
 use super::judging::Judging;
 use super::owed::{Depends, Owed, Portal, Prepared};
-use crate::guard::{Plan, StatementPlan};
+use crate::guard::{Plan, StatementKind, StatementPlan};
 use crate::wire::message::RESULT_TYPE;
 use crate::wire::{Refusal, message};
 
@@ -17,6 +17,14 @@ pub(super) enum Freshened {
     Same,
     New(Arc<Prepared>),
     Wait,
+    Refuse(Refusal),
+}
+
+/// What has become of the statements that a query string runs by EXECUTE.
+pub(super) enum Renewed {
+    Nothing,
+    /// They mean something else now: the string must be judged again. True: when the server has answered.
+    Again(bool),
     Refuse(Refusal),
 }
 
@@ -74,27 +82,98 @@ impl Session {
         ))
     }
 
-    /// A statement that was prepared by SQL can't be prepared again under the hood: it must still mean the same.
-    pub(super) fn fresh_by_sql(&mut self, name: &str, prepared: &Arc<Prepared>, now: Timestamp) -> Result<(), Refusal> {
-        if prepared.key.is_none() || prepared.key == self.key_now(now) {
-            return Ok(());
+    /// What EXECUTE of this name runs, as it must be run now.
+    pub(super) fn freshen_executed(&mut self, name: &str, now: Timestamp) -> Freshened {
+        match self.lookup(name) {
+            None => Freshened::Same,
+            Some(prepared) if prepared.by_sql => self.fresh_by_sql(name, &prepared, now),
+            Some(prepared) => self.freshen(name, &prepared, now),
         }
-        // It can't come again: what runs it may be half done.
-        let was_away = std::mem::replace(&mut self.is_away, true);
-        let judging = self.judge_text(&prepared.text.clone(), !prepared.by_sql, now);
-        self.is_away = was_away;
-        match judging {
+    }
+
+    /// The same for each EXECUTE of a query string, whose plan is that of what it runs.
+    pub(super) fn renew_executed(&mut self, plan: &Plan, now: Timestamp) -> Renewed {
+        let (mut again, was_open) = (false, self.pipeline);
+        for statement in plan.statements.iter() {
+            let StatementKind::Execute { name } = &statement.kind else {
+                continue;
+            };
+            // What is prepared inside of the client's own pipeline could fail there, and the Query would be skipped with it.
+            let fresh = match self.lookup(name) {
+                Some(prepared) if was_open => self.fresh_by_sql(name, &prepared, now),
+                Some(_) | None => self.freshen_executed(name, now),
+            };
+            match fresh {
+                Freshened::Same => {}
+                Freshened::New(_) => again = true,
+                Freshened::Wait => return Renewed::Again(true),
+                Freshened::Refuse(refusal) => return Renewed::Refuse(refusal),
+            }
+        }
+        if !again {
+            return Renewed::Nothing;
+        }
+        let prepares = self.pipeline && !was_open;
+        if prepares {
+            self.send_server(message::sync());
+            // The Query waits for it: what fails here, fails in its place.
+            self.owed.push_back(Owed::Sync {
+                own: true,
+                settles: true,
+                behind_copy: false,
+            });
+            self.pipeline = false;
+        }
+        Renewed::Again(prepares)
+    }
+
+    /// Preparing again for an EXECUTE has failed: the Query that waits for it ends with that error. Whether it was that.
+    pub(super) fn failed_to_renew(&mut self) -> bool {
+        let own = |owed: &Owed| match owed {
+            Owed::Parse { own, .. } | Owed::Close { own, .. } => *own,
+            Owed::Shape { .. } => true,
+            Owed::DescribeStatement { .. }
+            | Owed::DescribePortal { .. }
+            | Owed::Bind { .. }
+            | Owed::Execute { .. }
+            | Owed::Sync { .. }
+            | Owed::Query { .. }
+            | Owed::Probe { .. }
+            | Owed::Refused { .. } => false,
+        };
+        let before = self.owed.iter().take_while(|owed| own(owed)).count();
+        if !matches!(self.owed.get(before), Some(Owed::Sync { own: true, .. })) || before == 0 {
+            return false;
+        }
+        for owed in self.owed.drain(..before).collect::<Vec<_>>() {
+            if let Owed::Parse { name, prepared, .. } = owed {
+                self.lost(name, &prepared);
+            }
+        }
+        if let (Some(b'Q'), Some(Owed::Sync { own, .. })) = (self.drop_waiting(), self.owed.front_mut()) {
+            *own = false;
+        }
+        true
+    }
+
+    /// A statement that was prepared by SQL can't be prepared again under the hood: it must still mean the same.
+    fn fresh_by_sql(&mut self, name: &str, prepared: &Arc<Prepared>, now: Timestamp) -> Freshened {
+        if prepared.key.is_none() || prepared.key == self.key_now(now) {
+            return Freshened::Same;
+        }
+        match self.judge_text(&prepared.text.clone(), !prepared.by_sql, now) {
             Judging::Plan(plan, key) if plan.text == prepared.plan.text && same_meters(&plan, &prepared.plan) => {
                 let renewed = Arc::new(Prepared {
                     plan,
                     key,
                     ..(**prepared).clone()
                 });
-                self.statements.insert(name.to_owned(), renewed);
-                Ok(())
+                self.statements.insert(name.to_owned(), Arc::clone(&renewed));
+                Freshened::New(renewed)
             }
-            Judging::Refuse(refusal) => Err(refusal),
-            Judging::Plan(..) | Judging::Wait | Judging::InTurn(_) => Err(stale_prepared(name)),
+            Judging::Refuse(refusal) => Freshened::Refuse(refusal),
+            Judging::Wait => Freshened::Wait,
+            Judging::Plan(..) | Judging::InTurn(_) => Freshened::Refuse(stale_prepared(name)),
         }
     }
 
@@ -111,7 +190,9 @@ impl Session {
             Judging::InTurn(_) => return Freshened::Refuse(stale_prepared(name)),
             Judging::Refuse(refusal) => return Freshened::Refuse(refusal),
         };
-        if plan.text == prepared.plan.text && !prepared.lost {
+        // Of EXECUTE and FETCH the server has described what their names meant when they were prepared.
+        let runs_another = !meant || prepared.statement().is_some_and(|s| !s.meanings.is_empty());
+        if plan.text == prepared.plan.text && !prepared.lost && !runs_another {
             let renewed = Arc::new(Prepared {
                 plan,
                 key,
@@ -134,8 +215,9 @@ impl Session {
         }
         let text = Arc::clone(&plan.text);
         let renewed = self.prepared(&prepared.text.clone(), prepared.types.clone(), plan, key, false);
+        let first = prepared.instead_of.clone().unwrap_or_else(|| Arc::clone(prepared));
         let renewed = Arc::new(Prepared {
-            instead_of: Some(prepared.instead_of.clone().unwrap_or_else(|| Arc::clone(prepared))),
+            instead_of: (!runs_another).then_some(first),
             ..Arc::unwrap_or_clone(renewed)
         });
         let bytes = message::parse(name, &text, &prepared.types);

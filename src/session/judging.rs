@@ -459,6 +459,8 @@ impl Session {
                     return Some(Arc::clone(prepared)).filter(|p| self.may_name(p));
                 }
                 Owed::Close { statement: Some(n), .. } if super::same_name(n, name) => return None,
+                // The server forgets the statement without a name.
+                Owed::Query { call: false, .. } if name.is_empty() => return None,
                 _ => {}
             }
         }

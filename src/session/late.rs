@@ -1,5 +1,6 @@
 //! Portals whose masked columns come clear from the server. Code of the user's could read an open portal by its name (a refcursor) and find the clear
-//! values in it. So there is such a portal only while the server runs it: it is bound, run to its end and closed without anything between.
+//! values in it. So while there is such a portal, no code runs: it is bound and run to its end without anything between, and replaced or closed before
+//! anything else runs.
 //!
 //! A client that does anything else with a portal (a name, a limit of rows, a Flush in between) has the server mask what portals show, from then
 //! on: the statement is prepared again under its feet.
@@ -41,25 +42,16 @@ impl Session {
         next.or((!self.has_room_for(bind)).then_some(false))
     }
 
-    /// The Execute of such a portal has gone upstream: its portal is closed behind it, unless it ends with the transaction before anything
-    /// else runs.
-    pub(super) fn end_late(&mut self, name: String) {
-        let next = match self.turn {
-            Some(_) => self.turns.front().map(Turn::kind),
-            None => self.client.front().map(|frame| frame.kind),
-        };
-        // What is on its way could open a transaction, in which the portal would stay.
-        let runs = |owed: &&Owed| matches!(owed, Owed::Execute { .. } | Owed::Query { .. } | Owed::Sync { .. });
-        let alone = self.status == b'I' && self.pipeline_runs == 1 && self.owed.iter().filter(runs).count() == 1;
-        if alone && next == Some(b'S') {
-            return;
+    /// Something is about to be sent that may run code: a portal that holds clear values is closed before it.
+    pub(super) fn close_late_portal(&mut self) {
+        if std::mem::take(&mut self.late_portal) {
+            self.send_server(message::close_portal(""));
+            self.owed.push_back(Owed::Close {
+                own: true,
+                statement: None,
+                portal: Some(String::new()),
+            });
         }
-        self.send_server(message::close_portal(&name));
-        self.owed.push_back(Owed::Close {
-            own: true,
-            statement: None,
-            portal: Some(name),
-        });
     }
 }
 

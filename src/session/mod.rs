@@ -14,6 +14,7 @@ pub mod expiry;
 mod freshness;
 mod judging;
 mod late;
+mod learn;
 pub mod notes;
 mod owed;
 mod pass;
@@ -250,6 +251,12 @@ pub struct Session {
     portals: Names<String, Portal>,
     /// Cursors declared by SQL. One that is gone on the server may still be here: FETCH of it fails there.
     cursors: Names<String, Cursor>,
+    /// Something has run since the server was last ready that may have changed client_encoding: it says so before it is ready again.
+    encoding_unsure: bool,
+    /// The portal without a name holds values that came clear from the server: it has been run to its end.
+    late_portal: bool,
+    /// A Bind at the front waits for what the client does with its portal.
+    awaits_execute: bool,
     /// It has bound a portal whose masked columns would have come clear, and not had it run to its end at once.
     holds_portals: bool,
     /// RowDescriptions as the server gave them, by number of the prepared statement.
@@ -514,6 +521,7 @@ impl Session {
                 self.cancel_waiting();
             }
             self.follow_policy();
+            self.awaits_execute = false;
             if !self.turns.is_empty() {
                 if !self.take_turn(now) {
                     return;

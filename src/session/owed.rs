@@ -7,6 +7,7 @@ use crate::meter::Layout;
 use crate::meter::copy::CopyReader;
 use crate::policy::{Limit, Standing};
 use crate::wire::Refusal;
+use crate::wire::columns::{Column, Columns};
 
 /// What a plan was made under. A plan whose key differs from now's is stale.
 pub(super) type Key = crate::guard::Context;
@@ -106,6 +107,17 @@ pub(super) enum Shape {
 }
 
 impl Shape {
+    /// What a RowDescription says.
+    pub fn of(columns: &Columns<'_>) -> Self {
+        let name = |c: &Column<'_>| String::from_utf8_lossy(c.name).into_owned();
+        Self::Rows {
+            names: columns.iter().map(name).collect(),
+            origins: columns.iter().map(|c| (c.relation, c.attribute)).collect(),
+            types: columns.iter().map(Column::of_type).collect(),
+            checked: None,
+        }
+    }
+
     /// Names and types of the columns that the client sees.
     pub fn shown(&self, plan: Option<&StatementPlan>) -> Vec<(&str, (u32, i32))> {
         let Self::Rows { names, types, .. } = self else {
@@ -175,9 +187,10 @@ pub(super) enum Owed {
     Shape { id: u64 },
     /// The same for the client.
     DescribeStatement { prepared: Option<(String, Arc<Prepared>)> },
-    /// RowDescription or NoData for the client. `quiet`: NoData is not.
+    /// RowDescription or NoData for the client. `quiet`: NoData is not. `learns`: the prepared statement whose rows are not known yet.
     DescribePortal {
         plan: Option<Arc<StatementPlan>>,
+        learns: Option<u64>,
         quiet: bool,
     },
     /// BindComplete.

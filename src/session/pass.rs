@@ -55,7 +55,7 @@ impl Session {
 
     fn description_passes(&mut self) -> bool {
         let passes = match self.owed.front() {
-            Some(Owed::DescribePortal { plan, .. }) => plan
+            Some(Owed::DescribePortal { plan, learns: None, .. }) => plan
                 .as_ref()
                 .is_none_or(|p| p.meter.hidden.is_empty() && p.origins.is_empty()),
             Some(_) | None => false,

@@ -202,10 +202,10 @@ impl Session {
                 prepared: Some((_, prepared)),
             } => of(prepared),
             Owed::Bind { portal, .. } => of(&portal.prepared),
-            Owed::Shape { id } => [Some(*id), None],
+            Owed::Shape { id } | Owed::DescribePortal { learns: Some(id), .. } => [Some(*id), None],
             Owed::Execute { id, .. } => [*id, None],
             Owed::DescribeStatement { prepared: None }
-            | Owed::DescribePortal { .. }
+            | Owed::DescribePortal { learns: None, .. }
             | Owed::Close { .. }
             | Owed::Sync { .. }
             | Owed::Query { .. }
@@ -280,24 +280,23 @@ impl Session {
         match self.owed.front() {
             Some(Owed::Shape { .. }) => {
                 if let Some(Owed::Shape { id }) = self.owed.pop_front() {
-                    let name = |c: &Column<'_>| String::from_utf8_lossy(c.name).into_owned();
-                    let rows = Shape::Rows {
-                        names: columns.iter().map(name).collect(),
-                        origins: columns.iter().map(|c| (c.relation, c.attribute)).collect(),
-                        types: columns.iter().map(Column::of_type).collect(),
-                        checked: None,
-                    };
-                    self.shapes.insert(id, rows);
+                    self.shapes.insert(id, Shape::of(&columns));
                 }
             }
             Some(Owed::DescribeStatement { .. }) => {
                 if let Some(Owed::DescribeStatement { prepared }) = self.owed.pop_front() {
+                    if let Some((_, prepared)) = &prepared {
+                        self.shapes.entry(prepared.id).or_insert_with(|| Shape::of(&columns));
+                    }
                     let plan = prepared.and_then(|(name, p)| if p.by_sql { p.inner(&name) } else { p.statement() });
                     self.describe_to_client(plan.as_deref(), &frame, &mut columns);
                 }
             }
             Some(Owed::DescribePortal { .. }) => {
-                if let Some(Owed::DescribePortal { plan, .. }) = self.owed.pop_front() {
+                if let Some(Owed::DescribePortal { plan, learns, .. }) = self.owed.pop_front() {
+                    if let Some(id) = learns {
+                        self.shapes.insert(id, Shape::of(&columns));
+                    }
                     self.describe_to_client(plan.as_deref(), &frame, &mut columns);
                 }
             }
@@ -378,8 +377,20 @@ impl Session {
             Some(Owed::Shape { id }) => {
                 self.shapes.insert(id, Shape::Nothing);
             }
-            Some(Owed::DescribePortal { quiet: true, .. }) => {}
-            Some(Owed::DescribeStatement { .. } | Owed::DescribePortal { .. }) => self.send_client(frame.bytes),
+            Some(Owed::DescribePortal { quiet, learns, .. }) => {
+                if let Some(id) = learns {
+                    self.shapes.insert(id, Shape::Nothing);
+                }
+                if !quiet {
+                    self.send_client(frame.bytes);
+                }
+            }
+            Some(Owed::DescribeStatement { prepared }) => {
+                if let Some((_, prepared)) = prepared {
+                    self.shapes.entry(prepared.id).or_insert(Shape::Nothing);
+                }
+                self.send_client(frame.bytes);
+            }
             _ => self.unowed(&frame),
         }
     }
@@ -461,6 +472,7 @@ impl Session {
     /// A statement has done its work.
     fn completed(&mut self, running: Running, prepared: Option<Arc<Prepared>>) {
         let plan = &running.plan;
+        self.encoding_unsure |= plan.may_change_settings || running.settles;
         if plan.may_change_settings {
             self.stale = true;
             self.transaction_changed = true;
@@ -475,6 +487,10 @@ impl Session {
             self.own_stale = true;
         }
         if plan.ends_transaction {
+            // In a pipeline the server says so only at its end.
+            if self.status == b'E' {
+                self.status = b'I';
+            }
             self.transaction_ended();
         }
         match &plan.kind {
@@ -592,7 +608,9 @@ impl Session {
             }
             Some(_) => {
                 self.send_client(words);
-                self.skip_to_sync();
+                if !self.failed_to_renew() {
+                    self.skip_to_sync();
+                }
             }
             None => self.send_client(words),
         }
@@ -620,7 +638,7 @@ impl Session {
     }
 
     /// What was to be prepared again under the client's feet has not been: where the old one is closed already, the client's next Bind tries again.
-    fn lost(&mut self, name: String, prepared: &Arc<Prepared>) {
+    pub(super) fn lost(&mut self, name: String, prepared: &Arc<Prepared>) {
         if prepared.instead_of.is_some() && (name.is_empty() || !self.statements.contains_key(&name)) {
             let lost = Prepared {
                 lost: true,
@@ -638,11 +656,18 @@ impl Session {
         let own = match self.owed.pop_front() {
             Some(Owed::Sync { own, .. }) => own,
             Some(Owed::Query {
-                stopped, running, at, ..
+                stopped,
+                running,
+                at,
+                call,
+                ..
             }) => {
                 if !stopped && at < running.len() {
                     // The server ran fewer statements than were judged.
                     return self.unowed(&frame);
+                }
+                if !call {
+                    self.statements.remove("");
                 }
                 if stopped && status == b'T' && !running.is_empty() {
                     self.provoke_abort();
@@ -663,6 +688,7 @@ impl Session {
     pub(super) fn synced(&mut self, status: u8) {
         self.count_end();
         self.expired = false;
+        self.encoding_unsure = false;
         self.status = status;
         if status == b'I' {
             self.transaction_ended();
@@ -672,6 +698,7 @@ impl Session {
     /// A transaction is over: what it set for itself, and the names it gave, are gone. With AND CHAIN the next has begun already.
     fn transaction_ended(&mut self) {
         self.portals.clear();
+        self.late_portal = false;
         self.cursors.retain(|_, c| c.hold);
         if self.transaction_changed {
             self.stale = true;

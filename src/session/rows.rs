@@ -213,6 +213,13 @@ impl Session {
     }
 
     fn copy_row(&mut self, frame: &Frame, now: Timestamp) {
+        if !self.masks_late()
+            && self
+                .running()
+                .is_some_and(|running| !running.plan.meter.late.is_empty())
+        {
+            return self.violation(ANOTHER_ENCODING);
+        }
         let mut batch = self.batch.take();
         let Some(reader) = self.running().and_then(|running| running.copy.as_mut()) else {
             return self.violation("COPY of no statement");

@@ -33,7 +33,7 @@ impl Session {
     pub(super) fn standpoint(&mut self, ground: &Arc<Ground>, now: Timestamp) -> Option<&Standpoint> {
         let known = self.known.as_ref()?;
         let second = now.as_second();
-        let late = self.late();
+        let late = self.late(ground);
         let holds = |s: &Standpoint| s.holds(ground, known, second) && s.key.late == late;
         if !self.standpoint.as_ref().is_some_and(holds) {
             let known = Arc::clone(known);
@@ -84,11 +84,14 @@ impl Session {
     }
 
     /// Whose masked columns may come clear.
-    fn late(&self) -> Late {
-        match self.masks_late() {
-            false => Late::Never,
-            true if self.holds_portals => Late::Queries,
-            true => Late::Portals,
+    fn late(&self, ground: &Ground) -> Late {
+        if !self.masks_late() || self.encoding_unsure {
+            Late::Never
+        } else if self.holds_portals || ground.reach.runs_text() {
+            // What runs text could run what is prepared.
+            Late::Queries
+        } else {
+            Late::Portals
         }
     }
 
@@ -108,8 +111,11 @@ impl Session {
             (None, Some(judge)) => judge.is_ground(&point.ground),
             (None, None) => false,
         };
-        (ground && point.key.late == self.late() && point.second == now.as_second() && Arc::ptr_eq(&point.known, known))
-            .then_some(point)
+        (ground
+            && point.key.late == self.late(&point.ground)
+            && point.second == now.as_second()
+            && Arc::ptr_eq(&point.known, known))
+        .then_some(point)
     }
 
     /// The key that a plan made now would have. `None`: settings must be asked first (and are, when a judgement needs them).

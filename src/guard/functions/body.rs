@@ -158,6 +158,24 @@ pub(super) fn judge(function: &Function, forbidden: &Forbidden) -> (Option<Why>,
 /// The setting on which the reading of backslashes depends.
 const LITERALS: &str = "standard_conforming_strings";
 
+/// Whether a function could run SQL that is built from text, as far as its body says or hides it.
+pub(super) fn runs_text(function: &Function) -> bool {
+    let harmless = || function.extension.as_deref().is_some_and(|e| BUILT_INS.is_harmless(e));
+    match function.language.as_str() {
+        _ if function.kind == 'a' => false,
+        "sql" | "plpgsql" => words(&function.body).is_none_or(|words| {
+            let reads = |word: &String| {
+                BUILT_INS
+                    .function(word)
+                    .is_some_and(super::data::Entry::reads_relations)
+            };
+            words.unread || words.all.contains("execute") || words.called.iter().any(reads)
+        }),
+        "internal" => BUILT_INS.function(function.body.trim()).is_some(),
+        _ => !harmless(),
+    }
+}
+
 /// The words of a text; `None` where it can't be read.
 pub(super) fn words(body: &str) -> Option<Words> {
     let mut words = Words::default();

@@ -18,6 +18,8 @@ pub struct Reach {
     everything_known: bool,
     /// Functions that the policy vouches for.
     trusted: Vec<GlobMatcher>,
+    /// Functions that the policy vouches for, or what they may call, run SQL that is built from text.
+    runs_text: bool,
     /// What bodies may not name.
     forbidden: Forbidden,
     /// Uses that are refused, and why.
@@ -87,6 +89,12 @@ impl Reach {
         reach
     }
 
+    /// Whether code that may be called could run SQL that is built from text: with the name of a prepared statement in it, it could run that.
+    #[must_use]
+    pub fn runs_text(&self) -> bool {
+        self.runs_text
+    }
+
     /// Who uses what is refused is refused, until nothing changes.
     fn settle(&mut self, catalog: &Catalog) {
         let index = Index {
@@ -112,6 +120,8 @@ impl Reach {
             }
             bodies.push((function, words));
         }
+        // Whatever is there, they may call.
+        self.runs_text = !vouched.is_empty() && catalog.functions.values().flatten().any(body::runs_text);
         let mut users: HashMap<Use, Vec<Use>> = HashMap::new();
         for (user, used) in &catalog.runs {
             if user.kind == UseKind::Call && vouched.contains(&user.oid) {
