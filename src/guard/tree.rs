@@ -137,7 +137,7 @@ impl Tree {
             Self::Null | Self::Flag(_) | Self::Int(_) => 0,
             Self::Text(text) => text.len(),
             Self::List(items) => items.iter().map(Self::bytes).sum(),
-            Self::Node(_, fields) => fields.iter().map(|(name, tree)| size_of_val(name) + tree.bytes()).sum(),
+            Self::Node(_, fields) => fields.iter().map(|(_, tree)| size_of::<&str>() + tree.bytes()).sum(),
         };
         size_of::<Self>() + below
     }
