@@ -1074,6 +1074,80 @@ fn a_column_that_is_added_past_menshen_moves_no_mask() {
     }
 }
 
+/// Characters of one byte each that read as UTF-8 would be fewer: a mask would keep too many.
+#[test]
+fn an_encoding_that_is_not_told_yet_is_not_masked_by() {
+    use Says::{Awaits, Bind, Execute, Parse, Query, Sync};
+    let late = Menshen::with(&unlimited_policy(), "");
+    let early = Menshen::on(&late.database, &unlimited_policy(), EARLY);
+    Postgres::get().sql(
+        &late.database,
+        "UPDATE crm.customers SET name = 'ХО ЧИ', email = 'УК@x.y' WHERE id = 3; UPDATE crm.customers SET name = 'Ünü Çelik' WHERE id = 4",
+    );
+    const ROWS: &str = "SELECT id, name, email FROM crm.customers WHERE id = 3";
+    const LATIN: &str = "SELECT id, name FROM crm.customers WHERE id = 4";
+    let scripts = [
+        vec![Query(
+            "SET client_encoding = 'ISO_8859_5'; SELECT id, name, email FROM crm.customers WHERE id = 3",
+        )],
+        vec![Query(
+            "SET NAMES 'LATIN1'; SELECT id, name FROM crm.customers WHERE id = 4",
+        )],
+        vec![Query(
+            "SELECT set_config('client_encoding', 'LATIN1', false); SELECT id, name FROM crm.customers WHERE id = 4",
+        )],
+        vec![
+            Parse("s", ROWS),
+            Parse("", "SET client_encoding = 'ISO_8859_5'"),
+            Bind("", ""),
+            Execute("", 0),
+            Parse("", ROWS),
+            Bind("", ""),
+            Execute("", 0),
+            Bind("", "s"),
+            Execute("", 0),
+            Sync,
+        ],
+        vec![
+            Query("SET client_encoding = 'ISO_8859_5'"),
+            Awaits(b'Z'),
+            Query("BEGIN; SET LOCAL client_encoding = 'UTF8'"),
+            Awaits(b'Z'),
+            Query("COMMIT; SELECT id, name, email FROM crm.customers WHERE id = 3"),
+        ],
+        vec![
+            Query("SET client_encoding = 'ISO_8859_5'"),
+            Awaits(b'Z'),
+            Query("BEGIN; SET client_encoding = 'UTF8'"),
+            Awaits(b'Z'),
+            Parse("", "ROLLBACK"),
+            Bind("", ""),
+            Execute("", 0),
+            Parse("", ROWS),
+            Bind("", ""),
+            Execute("", 0),
+            Sync,
+        ],
+        vec![
+            Query("BEGIN; SET LOCAL client_encoding = 'LATIN1'"),
+            Awaits(b'Z'),
+            Parse("", LATIN),
+            Bind("", ""),
+            Execute("", 0),
+            Sync,
+            Awaits(b'Z'),
+            Query("ROLLBACK"),
+            Query("SELECT id, name FROM crm.customers WHERE id = 4"),
+        ],
+    ];
+    for (n, script) in scripts.iter().enumerate() {
+        let heard = [&late, &early].map(|menshen| play(&mut menshen.connect("analyst", ""), script));
+        assert_eq!(heard[0], heard[1], "script {n}");
+        let rows = heard[0].iter().filter(|(kind, _)| *kind == b'D').count();
+        assert!(rows > 0, "script {n}");
+    }
+}
+
 #[test]
 fn a_cancel_request_does_not_hit_a_bind_that_waits_for_its_execute() {
     let menshen = Menshen::with(&unlimited_policy(), "");

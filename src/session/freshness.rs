@@ -93,7 +93,7 @@ impl Session {
 
     /// The same for each EXECUTE of a query string, whose plan is that of what it runs.
     pub(super) fn renew_executed(&mut self, plan: &Plan, now: Timestamp) -> Renewed {
-        let (mut again, was_open) = (false, self.pipeline);
+        let (mut renewed, was_open) = (Renewed::Nothing, self.pipeline);
         for statement in plan.statements.iter() {
             let StatementKind::Execute { name } = &statement.kind else {
                 continue;
@@ -105,26 +105,29 @@ impl Session {
             };
             match fresh {
                 Freshened::Same => {}
-                Freshened::New(_) => again = true,
-                Freshened::Wait => return Renewed::Again(true),
-                Freshened::Refuse(refusal) => return Renewed::Refuse(refusal),
+                Freshened::New(_) => renewed = Renewed::Again(false),
+                Freshened::Wait => {
+                    renewed = Renewed::Again(true);
+                    break;
+                }
+                Freshened::Refuse(refusal) => {
+                    renewed = Renewed::Refuse(refusal);
+                    break;
+                }
             }
         }
-        if !again {
-            return Renewed::Nothing;
-        }
-        let prepares = self.pipeline && !was_open;
-        if prepares {
+        if self.pipeline && !was_open {
+            // Something was prepared. The Query waits for it, whatever was found of the others: what fails there, fails in its place.
             self.send_server(message::sync());
-            // The Query waits for it: what fails here, fails in its place.
             self.owed.push_back(Owed::Sync {
                 own: true,
                 settles: true,
                 behind_copy: false,
             });
             self.pipeline = false;
+            renewed = Renewed::Again(true);
         }
-        Renewed::Again(prepares)
+        renewed
     }
 
     /// Preparing again for an EXECUTE has failed: the Query that waits for it ends with that error. Whether it was that.

@@ -43,12 +43,16 @@ impl Session {
 
     /// Number of the prepared statement that a portal was bound to; `None` for a cursor of SQL.
     pub(super) fn bound_to(&self, portal: &str) -> Option<u64> {
-        let bound = match self.pending_portal(portal) {
-            Some(pending) => pending,
-            None if self.cursors.contains_key(portal) => None,
-            None => self.portals.get(portal).cloned(),
-        };
-        bound.map(|portal| portal.prepared.id)
+        for owed in self.owed.iter().rev() {
+            match owed {
+                Owed::Bind { name, portal: bound } if super::same_name(name, portal) => return Some(bound.prepared.id),
+                Owed::Close { portal: Some(name), .. } if super::same_name(name, portal) => return None,
+                Owed::Sync { .. } if self.status == b'I' => return None,
+                _ => {}
+            }
+        }
+        let declared = self.cursors.contains_key(portal);
+        self.portals.get(portal).filter(|_| !declared).map(|p| p.prepared.id)
     }
 
     /// The message that the client has sent behind the one at hand, if it is here. What stands for parts of a query string has descriptions of
