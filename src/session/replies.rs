@@ -724,16 +724,19 @@ impl Session {
             }
             _ => return self.unowed(&frame),
         }
+        let out = match self.running().map(|running| &running.plan.kind) {
+            Some(StatementKind::CopyOut(format)) => Some(Arc::clone(format)),
+            Some(_) => None,
+            // Behind the end of what was asked for: its rows may be clear.
+            None => return self.unowed(&frame),
+        };
         if frame.kind == b'G' {
             self.copy_begins();
         }
-        if let Some(running) = self.running()
-            && let StatementKind::CopyOut(format) = &running.plan.kind
-        {
-            let format = Arc::clone(format);
-            return self.copy_out(frame, format, now);
+        match out {
+            Some(format) => self.copy_out(frame, format, now),
+            None => self.send_client(frame.bytes),
         }
-        self.send_client(frame.bytes);
     }
 
     /// The server takes data from now on. Drivers send Sync behind Execute at once, and another behind the data (protocol-flow, COPY
