@@ -34,6 +34,7 @@ mod oracle;
 mod overtaken;
 mod people;
 mod pipes;
+mod plans;
 mod proxied;
 mod protocol;
 mod rust_postgres;
