@@ -125,8 +125,9 @@ fn stamps(gate: &Gate) -> Stamps {
 /// Takes changed certificates over. A pair that can't be used leaves the old one in force and says so loudly, once.
 pub fn watch(shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
+    // Before anybody is let in: what changes right afterwards must be seen to have changed.
+    let mut known = stamps(&shared.gate.load());
     tokio::spawn(async move {
-        let mut known = stamps(&shared.gate.load());
         let mut seen = known.clone();
         loop {
             tokio::time::sleep(LOOK).await;
