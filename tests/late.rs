@@ -853,7 +853,32 @@ const ODD: &str = r#"
         'i@', 'NULL', 'k@ x '])[1 + id % 14], name = CASE WHEN id % 5 = 0 THEN E'\t' || name WHEN id % 7 = 0 THEN '' ELSE name END"#;
 
 /// Masked late, or by the server, in COPY.
-const COPIES: [(bool, &str); 22] = [
+const COPIES: [(bool, &str); 28] = [
+    // The columns of USING stand first, and no description would tell of a mask in the wrong place.
+    (
+        true,
+        "COPY (SELECT * FROM crm.customers c JOIN crm.customers x USING (id) ORDER BY c.id) TO STDOUT",
+    ),
+    (
+        true,
+        "COPY (SELECT * FROM crm.orders o RIGHT JOIN crm.customers x USING (id) ORDER BY x.id) TO STDOUT",
+    ),
+    (
+        true,
+        "COPY (SELECT * FROM crm.customers c FULL JOIN crm.customers o USING (city, id) ORDER BY c.id) TO STDOUT",
+    ),
+    (
+        true,
+        "COPY (SELECT * FROM crm.orders o JOIN crm.customers c USING (id) JOIN crm.customers d USING (created_at, id) ORDER BY id) TO STDOUT",
+    ),
+    (
+        true,
+        "COPY (SELECT o.*, c.email, * FROM crm.orders o, crm.customers c JOIN crm.customers d USING (city, grade, id) WHERE o.id = c.id ORDER BY o.id) TO STDOUT",
+    ),
+    (
+        true,
+        "COPY (SELECT * FROM crm.customers c LEFT JOIN (crm.orders o JOIN crm.customers d USING (id)) USING (id) ORDER BY id) TO STDOUT",
+    ),
     (true, "COPY (SELECT * FROM crm.customers ORDER BY id) TO STDOUT"),
     (
         true,

@@ -48,7 +48,17 @@ impl Session {
                 Owed::Bind { name, portal: bound } if super::same_name(name, portal) => return Some(bound.prepared.id),
                 Owed::Close { portal: Some(name), .. } if super::same_name(name, portal) => return None,
                 Owed::Sync { .. } if self.status == b'I' => return None,
-                _ => {}
+                Owed::Bind { .. }
+                | Owed::Close { .. }
+                | Owed::Sync { .. }
+                | Owed::Parse { .. }
+                | Owed::Shape { .. }
+                | Owed::DescribeStatement { .. }
+                | Owed::DescribePortal { .. }
+                | Owed::Execute { .. }
+                | Owed::Query { .. }
+                | Owed::Probe { .. }
+                | Owed::Refused { .. } => {}
             }
         }
         let declared = self.cursors.contains_key(portal);
