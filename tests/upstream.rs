@@ -151,6 +151,28 @@ fn a_changed_catalog_is_known_on_every_server_and_by_every_address() {
             assert!(begun.elapsed() < Duration::from_secs(20), "{place}: {seen}");
         }
     }
+    // A statement that comes to the standby before the change is judged when the change is there: between would be the other column, in clear.
+    for (columns, masked) in [("city", false), ("phone AS city", true)] {
+        standby.sql("shop", "SELECT pg_wal_replay_pause()");
+        assert_eq!(sessions.get_mut(&writer).unwrap().simple(&view(columns)).error, None);
+        let resumed = std::thread::scope(|scope| {
+            let resumed = scope.spawn(|| {
+                std::thread::sleep(Duration::from_secs(1));
+                standby.sql("shop", "SELECT pg_wal_replay_resume()");
+            });
+            for (place, raw) in &mut sessions {
+                let answer = read(raw);
+                assert_eq!(answer.error, None, "{place}");
+                assert_eq!(
+                    answer.text(0, 0).contains('*'),
+                    masked,
+                    "{place} by {columns}: {answer:?}"
+                );
+            }
+            resumed.join()
+        });
+        resumed.unwrap();
+    }
 }
 
 #[test]

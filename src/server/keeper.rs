@@ -1,12 +1,12 @@
 //! Keeping catalogs fresh: one [`Keeper`] per server and database.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
-use super::reader::Reader;
+use super::reader::{Position, Reader};
 use super::shared::{Rules, Shared};
 use super::upstream::{Place, Upstreams};
 use crate::catalog::Catalog;
@@ -28,9 +28,22 @@ pub struct Keeper {
     changes: std::sync::atomic::AtomicU64,
     known_changes: std::sync::atomic::AtomicU64,
     made: Instant,
+    /// When a session told of the last one here.
+    told: std::sync::Mutex<Option<Instant>>,
     /// Until then, in milliseconds since it was made, the catalog is read for every statement: a change may be on its way here. No lock:
     /// each Bind of each session looks.
     restless: std::sync::atomic::AtomicU64,
+    /// The change that may be on its way.
+    awaited: std::sync::Mutex<Option<Arc<Awaited>>>,
+}
+
+/// A change of the catalog that was told at another address of the database.
+struct Awaited {
+    at: Weak<Keeper>,
+    /// Whether it is here, found out by the first reading that waits for it. False: not in time, or it can't be told.
+    arrived: tokio::sync::OnceCell<bool>,
+    /// No reading waits longer than until then.
+    until: Instant,
 }
 
 /// Where reading the catalog stands.
@@ -42,7 +55,7 @@ struct Reading {
 }
 
 /// A standby replays a change of the primary within this time, or has its catalog read by the timer.
-const LAG_MILLISECONDS: u64 = 10_000;
+const LAG: Duration = Duration::from_secs(10);
 
 impl Judge for Keeper {
     fn ground(&self) -> Arc<Ground> {
@@ -86,7 +99,7 @@ impl Keeper {
         let known = |s: &Shared| {
             s.keepers
                 .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .unwrap_or_else(PoisonError::into_inner)
                 .get(&name)
                 .cloned()
         };
@@ -109,12 +122,25 @@ impl Keeper {
             changes: std::sync::atomic::AtomicU64::new(u64::from(others)),
             known_changes: std::sync::atomic::AtomicU64::new(0),
             made: Instant::now(),
+            told: std::sync::Mutex::default(),
             restless: std::sync::atomic::AtomicU64::new(0),
+            awaited: std::sync::Mutex::default(),
         });
         let listed = {
-            let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut keepers = shared.keepers.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(keepers.entry(name).or_insert(keeper))
         };
+        // So has a change, which a standby may not have replayed yet.
+        for other in shared
+            .keepers()
+            .iter()
+            .filter(|k| k.database == database && k.place != *place)
+        {
+            let told = *other.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(told) = told.filter(|t| t.elapsed() < LAG) {
+                listed.awaits(other, told + LAG);
+            }
+        }
         // A policy that was loaded before it stood in the list has passed it by.
         let rules = shared.rules.load_full();
         if listed.ground.load().policy.epoch != rules.policy.epoch {
@@ -130,24 +156,54 @@ impl Keeper {
 
     /// A session has committed a change of the catalog. Other keepers of the database may be of the same server by another address, and learn it
     /// at once; or of a standby, which comes to it in its own time.
-    pub(super) fn changed(&self, shared: &Shared) {
+    pub(super) fn changed(self: &Arc<Self>, shared: &Shared) {
+        let now = Instant::now();
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         for keeper in shared.keepers().iter().filter(|k| k.database == self.database) {
-            keeper.changes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             if keeper.place != self.place {
-                let until = keeper.age().saturating_add(LAG_MILLISECONDS);
-                keeper.restless.fetch_max(until, std::sync::atomic::Ordering::SeqCst);
+                keeper.awaits(self, now + LAG);
             }
+            // After what is awaited: a reading that counts this change waits for it.
+            keeper.changes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         }
     }
 
-    /// Reads the catalog anew. Requests that come while one is being read share the next.
+    /// From now on every reading waits for what has been changed there by now.
+    fn awaits(&self, at: &Arc<Self>, until: Instant) {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        *awaited = Some(Arc::new(Awaited {
+            at: Arc::downgrade(at),
+            arrived: tokio::sync::OnceCell::new(),
+            until,
+        }));
+        let age = until.saturating_duration_since(self.made).as_millis();
+        let age = u64::try_from(age).unwrap_or(u64::MAX);
+        self.restless.fetch_max(age, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn awaited(&self) -> Option<Arc<Awaited>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the catalog anew. Requests that come while one is being read share the next. A standby to which a change is on its way is read
+    /// when it has replayed it: a statement that was judged by the catalog before would run on the one after.
     pub(super) async fn refresh(self: &Arc<Self>, shared: &Shared) -> Result<(), String> {
         use std::sync::atomic::Ordering;
         let ticket = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut reading = self.reading.lock().await;
-        if reading.done >= ticket {
-            return Ok(()); // somebody began to read after we asked
-        }
+        let (mut reading, awaited) = loop {
+            let awaited = self.awaited();
+            // Not under our own lock: the other keeper may be waiting for us, and a policy that is loaded must not.
+            if let Some(change) = &awaited {
+                change.arrived.get_or_init(|| self.arrives(shared, change)).await;
+            }
+            let reading = self.reading.lock().await;
+            if reading.done >= ticket {
+                return Ok(()); // somebody began to read after we asked
+            }
+            if self.awaited().as_ref().map(Arc::as_ptr) == awaited.as_ref().map(Arc::as_ptr) {
+                break (reading, awaited);
+            }
+        };
         let covers = self.begun.load(Ordering::SeqCst);
         let changes = self.changes.load(Ordering::SeqCst);
         let old = self.ground.load_full();
@@ -167,8 +223,62 @@ impl Keeper {
         tracing::debug!(database = %self.database, ?read, resolved = ?begun.elapsed().saturating_sub(read), "catalog read");
         reading.done = covers;
         self.known_changes.fetch_max(changes, Ordering::SeqCst);
+        if let Some(change) = awaited.filter(|c| c.arrived.get() == Some(&true)) {
+            self.rest(&change);
+        }
+        self.let_go();
+        Ok(())
+    }
+
+    /// Waits until a change that was made elsewhere is here. False: not in time, or it can't be told.
+    async fn arrives(self: &Arc<Self>, shared: &Shared, change: &Awaited) -> bool {
+        let Some(elsewhere) = change.at.upgrade() else {
+            return false;
+        };
+        // It is asked after the change was told: the change lies before. What a standby has replayed, others may still await.
+        let wanted = match elsewhere.position(shared).await {
+            Ok(Position::Written(bytes) | Position::Replayed(Some(bytes))) => bytes,
+            Ok(Position::Replayed(None)) => return false,
+            Err(e) => {
+                tracing::warn!(database = %self.database, server = %elsewhere.place, "where its log stands is not known: {e}");
+                return false;
+            }
+        };
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match self.position(shared).await {
+                // The same server by another address: what is committed is there.
+                Ok(Position::Written(_)) => return true,
+                Ok(Position::Replayed(Some(replayed))) if replayed >= wanted => return true,
+                Ok(Position::Replayed(_)) => {}
+                Err(e) => {
+                    tracing::warn!(database = %self.database, server = %self.place, "what it has replayed is not known: {e}");
+                    return false;
+                }
+            }
+            if Instant::now() + pause > change.until {
+                let server = &self.place;
+                tracing::warn!(database = %self.database, %server, "a change of the catalog is not replayed in time; it is not waited for any more");
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// The awaited change is known, unless another one has been told meanwhile.
+    fn rest(&self, known: &Arc<Awaited>) {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        if awaited.as_ref().is_some_and(|a| Arc::ptr_eq(a, known)) {
+            *awaited = None;
+            self.restless.store(0, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    /// Closes the connection when it has not been used for a while: a migration changes the catalog again at once, but afterwards a session of
+    /// ours must not keep anybody from DROP DATABASE.
+    fn let_go(self: &Arc<Self>) {
         let keeper = Arc::downgrade(self);
-        // A migration changes the catalog again at once; afterwards a session of ours must not keep anybody from DROP DATABASE.
         tokio::spawn(async move {
             tokio::time::sleep(super::reader::IDLE).await;
             if let Some(keeper) = keeper.upgrade() {
@@ -176,7 +286,27 @@ impl Keeper {
                 *reader = reader.take().filter(|r| !r.is_idle());
             }
         });
-        Ok(())
+    }
+
+    /// Where the server stands in its log.
+    async fn position(self: &Arc<Self>, shared: &Shared) -> Result<Position, String> {
+        let upstreams = shared.upstreams.load_full();
+        let open = self.reading.lock().await.reader.take();
+        let mut reader = match open.filter(|r| r.is_of(&upstreams)) {
+            Some(open) => open,
+            None => Reader::connect(&upstreams, &self.place, &self.database).await?,
+        };
+        let position = match reader.position().await {
+            Ok(position) => position,
+            // The connection may have been broken for a while.
+            Err(_) => {
+                reader = Reader::connect(&upstreams, &self.place, &self.database).await?;
+                reader.position().await?
+            }
+        };
+        self.reading.lock().await.reader.get_or_insert(reader);
+        self.let_go();
+        Ok(position)
     }
 
     /// Reads by the connection that is open, or by a new one where there is none, it is an other server's by now, or it is broken.
@@ -251,7 +381,7 @@ pub async fn read_any(config: &Config, database: &str) -> Result<Catalog, String
 
 /// A server that is gone (its name leads elsewhere now) and on which no session is left needs no keeper. False: somebody needs it.
 fn forget(shared: &Shared, keeper: &Arc<Keeper>) -> bool {
-    let mut keepers = shared.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut keepers = shared.keepers.lock().unwrap_or_else(PoisonError::into_inner);
     // The map's, and the caller's.
     if Arc::strong_count(keeper) > 2 {
         return false;

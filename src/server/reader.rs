@@ -11,6 +11,20 @@ use crate::catalog::{Catalog, introspect};
 /// For how long a connection stays open for the next reading. PostgreSQL's DROP DATABASE waits 5 seconds for others to leave.
 pub(super) const IDLE: Duration = Duration::from_secs(2);
 
+/// Where a server stands in the log. The names are those of PostgreSQL's manual, 9.28.3 and 9.28.4.
+const POSITION: &str = "SELECT r.standby, (CASE WHEN r.standby THEN pg_catalog.pg_last_wal_replay_lsn() \
+    ELSE pg_catalog.pg_current_wal_insert_lsn() END OPERATOR(pg_catalog.-) '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8 \
+    FROM (SELECT pg_catalog.pg_is_in_recovery() AS standby) r";
+
+/// How far a server's log goes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Position {
+    /// A primary has written so far, or is about to: what is committed lies before.
+    Written(u64),
+    /// A standby has replayed so far; `None`: nothing yet.
+    Replayed(Option<u64>),
+}
+
 /// A connection of the service login that has the question prepared: its planning is half of what a small catalog costs.
 pub(super) struct Reader {
     upstreams: Arc<Upstreams>,
@@ -64,6 +78,32 @@ impl Reader {
         .await
         .map_err(|e| e.to_string())?
     }
+
+    /// Where the server stands in its log.
+    ///
+    /// # Errors
+    /// A sentence: the answer does not come.
+    pub(super) async fn position(&mut self) -> Result<Position, String> {
+        let row = self.client.query_one(POSITION, &[]).await;
+        let answer = row.and_then(|row| Ok((row.try_get::<_, bool>(0)?, row.try_get::<_, Option<i64>>(1)?)));
+        let (standby, bytes) = answer.map_err(|e| failed(&e))?;
+        self.used = Instant::now();
+        let bytes = bytes.and_then(|b| u64::try_from(b).ok());
+        Ok(if standby {
+            Position::Replayed(bytes)
+        } else {
+            Position::Written(end_of_last_record(bytes.unwrap_or(0)))
+        })
+    }
+}
+
+/// Where the next record will begin lies behind the header of a page where the last record has filled the one before; what is replayed ends
+/// with the record (xlog.c, XLogBytePosToRecPtr and XLogBytePosToEndRecPtr).
+fn end_of_last_record(next: u64) -> u64 {
+    const PAGE: u64 = 8192;
+    const HEADERS: [u64; 2] = [24, 40];
+    let within = next % PAGE;
+    if HEADERS.contains(&within) { next - within } else { next }
 }
 
 fn failed(error: &Error) -> String {
