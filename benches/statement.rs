@@ -1,7 +1,8 @@
-//! What a decision costs: `cold`, as nobody has met the shape of the text; `kept`, by a plan that is kept for its shape (scan, hash, lookup, splice).
-//! `cargo bench --bench statement`; for counts of instructions, valgrind --tool=callgrind on the binary with one name.
+//! What a decision costs: `cold`, as nobody has met the shape of the text; `kept`, by a plan that is kept for its shape (scan, hash, lookup, splice). Then
+//! what the kept shapes take in memory (`-- memory`: only that). `cargo bench --bench statement`; for counts of instructions, valgrind --tool=callgrind on the binary with one name.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up must say so")]
+#![allow(clippy::cast_precision_loss, reason = "sizes are printed with three digits")]
 
 use std::sync::Arc;
 
@@ -31,6 +32,10 @@ const TEXTS: [(&str, &str); 6] = [
     ),
     ("nothing", "SELECT 1"),
 ];
+
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct Stage {
     ground: Ground,
@@ -195,6 +200,68 @@ fn kept(bencher: Bencher, name: &str) {
     bencher.bench_local(|| plans.kept(&request, number).unwrap());
 }
 
+/// Resident memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// What a kept shape takes: by the count that bounds the cache, and resident. Each text becomes many shapes by a column's alias.
+fn memory() {
+    const SHAPES: usize = 10_000;
+    let stage = stage();
+    println!("shapes in cache, KiB each          counted  resident");
+    // None is dropped before the end: what comes after would find its memory.
+    let mut all = Vec::new();
+    for (name, text) in TEXTS {
+        let Some((head, tail)) = text.split_once(" FROM ") else {
+            continue;
+        };
+        let kept = |plans: &Plans, from: usize, to: usize| {
+            let number = plans.number(&stage.context).unwrap();
+            for shape in from..to {
+                let text = format!("{head}, 1 AS c{shape:05} FROM {tail}");
+                for _ in 0..3 {
+                    plans.examine(&stage.ground, &stage.request(&text), number).unwrap();
+                }
+                assert!(plans.kept(&stage.request(&text), number).is_some(), "{text}");
+            }
+        };
+        let plans = Plans::new(1024 * 1024 * 1024);
+        kept(&plans, 0, 500);
+        let (counted, before) = (plans.size().0, resident());
+        kept(&plans, 500, 500 + SHAPES);
+        let each = |bytes: f64| bytes / SHAPES as f64 / 1024.0;
+        let (counted, resident) = (plans.size().0 - counted, resident().saturating_sub(before));
+        println!(
+            "{name:<34} {:>7.2}  {:>8.2}",
+            each(counted as f64),
+            each(resident as f64)
+        );
+        all.push(plans);
+    }
+    let (_, text) = TEXTS[1];
+    let plans = Plans::new(4 * 1024 * 1024);
+    let number = plans.number(&stage.context).unwrap();
+    for shape in 0..SHAPES {
+        let text = text.replace(" FROM", &format!(", 1 AS c{shape:05} FROM"));
+        for _ in 0..3 {
+            plans.examine(&stage.ground, &stage.request(&text), number).unwrap();
+        }
+    }
+    let (bytes, shapes) = plans.size();
+    println!(
+        "{SHAPES} shapes in a cache of 4.00 MiB: {shapes} are known, {:.2} MiB",
+        bytes as f64 / 1024.0 / 1024.0
+    );
+}
+
 fn main() {
     divan::main();
+    // `cargo test --benches` and `-- NAME` have divan alone.
+    let more: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if more.is_empty() || more == ["memory"] {
+        memory();
+    }
 }

@@ -1,5 +1,5 @@
 //! The edit read again: PostgreSQL's tree of the edited text must be the client's own tree with exactly the intended
-//! changes. Where they differ, nothing is sent.
+//! changes. Where they differ, nothing is sent. Masked scans are read once and remembered.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -16,32 +16,119 @@ use crate::wire::Refusal;
 /// Stands in an inserted part for what the client wrote. No client text that is edited may hold it.
 const PLACE: &str = "menshen_kplace";
 
+/// Stands for a masked scan while the rest of an edit is read. Neither may the client's text hold it.
+const STAND_IN: &str = "menshen_kscan";
+
 /// Compares the edited text with the client's tree (the statement's `stmt`) after the intended changes.
 ///
 /// # Errors
 /// Where they differ, with an incident: one of the two readings is wrong.
 pub fn verify(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), Refusal> {
-    let reread = parse::parse(edited).map_err(|_| differs("the edited text does not parse"))?;
-    let [statement] = reread.statements.as_slice() else {
-        return Err(differs("the edited text is not one statement"));
-    };
-    let mut intended = client.clone();
-    let mut parts = Vec::new();
+    if !proven_in_parts(client, edited, intents)? {
+        return verify_whole(client, edited, intents);
+    }
+    // What is proven in parts is proven as a whole: every test of the guard tries it again.
+    if cfg!(debug_assertions) {
+        return verify_whole(client, edited, intents);
+    }
+    Ok(())
+}
+
+/// The same, by reading the edited text as it is sent.
+fn verify_whole(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), Refusal> {
+    let mut parts = Vec::with_capacity(intents.len());
     for intent in intents {
         parts.push(PartOf {
             intent,
             elements: elements(intent)?,
         });
     }
+    compare(client, edited, &parts)
+}
+
+/// Whether the edit is proven with each masked scan read by itself, once for all statements in which it stands, and a short stand-in read in its
+/// place. A sub-select in parentheses is one symbol of the grammar (`select_with_parens`), of which the text around sees nothing: where one is
+/// accepted in FROM, each other is, and the trees differ in nothing else. Masks are long, and reading them again is most of a plan.
+///
+/// False says nothing: the text is read as a whole then.
+pub(super) fn proven_in_parts(client: &Tree, edited: &str, intents: &[Intent]) -> Result<bool, Refusal> {
+    // Each masked scan, and how often it was put in.
+    let mut scans: Vec<(&str, usize)> = Vec::new();
+    let mut parts = Vec::with_capacity(intents.len());
+    for intent in intents {
+        let elements = match part_text(intent) {
+            Some(text) => {
+                let scan = scan(text)?;
+                let Some((masked, alias)) = scan.parentheses.and_then(|end| text.split_at_checked(end)) else {
+                    return Ok(false);
+                };
+                let number = scans.iter().position(|(known, _)| *known == masked);
+                let number = number.unwrap_or_else(|| {
+                    scans.push((masked, 0));
+                    scans.len() - 1
+                });
+                if let Some((_, times)) = scans.get_mut(number) {
+                    *times += 1;
+                }
+                Arc::clone(&self::scan(&format!("{}{alias}", stand_in(number)))?.elements)
+            }
+            None => elements(intent)?,
+        };
+        parts.push(PartOf { intent, elements });
+    }
+    if scans.is_empty() || edited.contains(STAND_IN) {
+        return Ok(false);
+    }
+    let mut numbered: Vec<(usize, &str, usize)> = (0..).zip(&scans).map(|(n, (s, times))| (n, *s, *times)).collect();
+    // One may be part of another.
+    numbered.sort_by_key(|(_, masked, _)| std::cmp::Reverse(masked.len()));
+    let mut frame = edited.to_owned();
+    for (number, masked, times) in numbered {
+        // As many as were put in: one more would stand in a literal or a comment of the client's, or in another part.
+        if frame.matches(masked).count() != times {
+            return Ok(false);
+        }
+        frame = frame.replace(masked, &stand_in(number));
+    }
+    Ok(compare(client, &frame, &parts).is_ok())
+}
+
+/// The text of a masked scan that stands in for a relation.
+fn part_text(intent: &Intent) -> Option<&str> {
+    match intent {
+        Intent::Relation { text, .. } => Some(text),
+        Intent::Sample { .. }
+        | Intent::Target { .. }
+        | Intent::Spell { .. }
+        | Intent::Reference { .. }
+        | Intent::Comparison { .. }
+        | Intent::Value { .. }
+        | Intent::Condition { .. }
+        | Intent::Query { .. }
+        | Intent::Options { .. }
+        | Intent::Shorten { .. }
+        | Intent::Label { .. } => None,
+    }
+}
+
+fn stand_in(number: usize) -> String {
+    format!("(SELECT {STAND_IN}{number})")
+}
+
+fn compare(client: &Tree, edited: &str, parts: &[PartOf<'_>]) -> Result<(), Refusal> {
+    let mut reread = parse::parse(edited).map_err(|_| differs("the edited text does not parse"))?;
+    let [statement] = reread.statements.as_mut_slice() else {
+        return Err(differs("the edited text is not one statement"));
+    };
+    let mut intended = client.clone();
     let mut applied = BTreeSet::new();
-    apply(&mut intended, &parts, &mut applied);
-    if applied.len() != intents.len() {
+    apply(&mut intended, parts, &mut applied);
+    if applied.len() != parts.len() {
         return Err(differs("an intended change has no place in the tree"));
     }
-    let mut actual = statement.field("stmt").clone();
     intended.strip_locations();
-    actual.strip_locations();
-    if intended == actual {
+    statement.strip_locations();
+    if intended == *statement.field("stmt") {
         Ok(())
     } else {
         Err(differs("PostgreSQL reads the edited text otherwise than intended"))
@@ -58,45 +145,77 @@ struct PartOf<'i> {
 const SCANS_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What the text of a masked scan is read as. It depends on nothing but the text.
-static SCANS: LazyLock<Cache<Box<str>, Arc<[Tree]>, Weight>> =
+static SCANS: LazyLock<Cache<Box<str>, ScanRead, Weight>> =
     LazyLock::new(|| Cache::with_weighter(256, SCANS_BYTES, Weight));
+
+/// A masked scan as it is read alone.
+#[derive(Debug, Clone)]
+struct ScanRead {
+    elements: Arc<[Tree]>,
+    /// Where its parentheses end, where it is one sub-select in parentheses with nothing behind but `AS` and a name.
+    parentheses: Option<usize>,
+}
 
 #[derive(Debug, Clone)]
 struct Weight;
 
-impl Weighter<Box<str>, Arc<[Tree]>> for Weight {
-    fn weight(&self, text: &Box<str>, trees: &Arc<[Tree]>) -> u64 {
-        let bytes: usize = trees.iter().map(Tree::bytes).sum();
+impl Weighter<Box<str>, ScanRead> for Weight {
+    fn weight(&self, text: &Box<str>, scan: &ScanRead) -> u64 {
+        let bytes: usize = scan.elements.iter().map(Tree::bytes).sum();
         u64::try_from(text.len() + bytes).unwrap_or(u64::MAX)
     }
 }
 
 /// The tree elements that an intent puts in, read from their own text alone.
 fn elements(intent: &Intent) -> Result<Arc<[Tree]>, Refusal> {
-    match intent {
-        Intent::Relation { text, .. } => {
-            if let Some(known) = SCANS.get(text.as_str()) {
-                return Ok(known);
-            }
-            let read: Arc<[Tree]> = read(intent)?.into();
-            SCANS.insert(text.as_str().into(), Arc::clone(&read));
-            Ok(read)
-        }
-        Intent::Sample { .. }
-        | Intent::Target { .. }
-        | Intent::Spell { .. }
-        | Intent::Reference { .. }
-        | Intent::Comparison { .. }
-        | Intent::Value { .. }
-        | Intent::Condition { .. }
-        | Intent::Query { .. }
-        | Intent::Options { .. }
-        | Intent::Shorten { .. }
-        | Intent::Label { .. } => Ok(read(intent)?.into()),
+    match part_text(intent) {
+        Some(text) => Ok(scan(text)?.elements),
+        None => Ok(read(intent)?.0.into()),
     }
 }
 
-fn read(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
+/// The FROM entry of `SELECT FROM <text>`.
+fn scan(text: &str) -> Result<ScanRead, Refusal> {
+    if let Some(known) = SCANS.get(text) {
+        return Ok(known);
+    }
+    let (elements, parsed) = read(&Intent::Relation {
+        location: 0,
+        text: text.to_owned(),
+    })?;
+    let is_one = matches!(elements.as_slice(), [one] if one.kind() == "RangeSubselect");
+    let parentheses = parsed.and_then(|parsed| parentheses(&parsed, parsed.text.len().checked_sub(text.len())?));
+    let scan = ScanRead {
+        elements: elements.into(),
+        parentheses: parentheses.filter(|_| is_one),
+    };
+    SCANS.insert(text.into(), scan.clone());
+    Ok(scan)
+}
+
+/// Where the parentheses end that begin at a byte, counted from there; only where `AS` and one more token are all that follows.
+fn parentheses(parsed: &parse::Parsed, start: usize) -> Option<usize> {
+    use pg_query::protobuf::Token;
+    let first = parsed.token_at(start)?;
+    let (mut depth, mut at) = (0_usize, first);
+    let end = loop {
+        let token = parsed.token(at)?;
+        at += 1;
+        if token.kind == Token::Ascii40 {
+            depth += 1;
+        } else if token.kind == Token::Ascii41 {
+            depth = depth.checked_sub(1)?;
+        }
+        if depth == 0 {
+            break token.end;
+        }
+    };
+    let named = parsed.token(at)?.kind == Token::As && parsed.token(at + 1)?.end == parsed.text.len();
+    (named && parsed.tokens.len() == at + 2).then_some(end - start)
+}
+
+/// The elements, and the reading that they are from.
+fn read(intent: &Intent) -> Result<(Vec<Tree>, Option<parse::Parsed>), Refusal> {
     let (text, field) = match intent {
         Intent::Relation { text, .. } | Intent::Sample { text, .. } => (format!("SELECT FROM {text}"), "from_clause"),
         Intent::Target { text, .. }
@@ -114,7 +233,7 @@ fn read(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
         } => (format!("SELECT WHERE {before}"), "where_clause"),
         Intent::Query { text, .. } => (text.clone(), ""),
         Intent::Options { text, .. } => (format!("EXPLAIN ({text}) SELECT"), "options"),
-        Intent::Shorten { .. } | Intent::Label { .. } => return Ok(Vec::new()),
+        Intent::Shorten { .. } | Intent::Label { .. } => return Ok((Vec::new(), None)),
     };
     let parsed = parse::parse(&text).map_err(|_| differs("an inserted part does not parse"))?;
     let [statement] = parsed.statements.as_slice() else {
@@ -129,7 +248,7 @@ fn read(intent: &Intent) -> Result<Vec<Tree>, Refusal> {
     };
     // Their places are places of another text: they must not be taken for places of the client's.
     elements.iter_mut().for_each(Tree::strip_locations);
-    Ok(elements)
+    Ok((elements, Some(parsed)))
 }
 
 /// Makes the intended changes. What is put in is not walked again.
