@@ -4,7 +4,7 @@
 //! What is allowed is one form that can be seen through: SELECT of tables and of joins of them, with conditions, ORDER BY and LIMIT that name other
 //! columns. Everything else keeps the masked scan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::Subject;
 use super::protected::{Kind, ProtectedColumn};
@@ -71,6 +71,7 @@ pub(super) fn copied(subject: &Subject<'_>, tree: &Tree, walk: &mut Walk<'_>, ou
     if output.columns.iter().any(|c| c.name.is_none()) || !names_columns_only(tree, &tables) {
         return Vec::new();
     }
+    let elsewhere = Elsewhere::of(tree);
     let mut late = Vec::new();
     for (position, column) in output.columns.iter().enumerate() {
         let Some((atom, scan)) = column
@@ -88,7 +89,7 @@ pub(super) fn copied(subject: &Subject<'_>, tree: &Tree, walk: &mut Walk<'_>, ou
         let Some(mask) = LateMask::of(spec, &column.column) else {
             continue;
         };
-        if !scan.replaced || is_named_elsewhere(tree, &column.column.name) {
+        if !scan.replaced || elsewhere.names(&column.column.name) {
             continue;
         }
         late.push(LateColumn {
@@ -105,7 +106,7 @@ pub(super) fn copied(subject: &Subject<'_>, tree: &Tree, walk: &mut Walk<'_>, ou
         };
         // What nothing names needs no mask; should it be shown all the same, the trip-wire does not know of it.
         let comes_clear = |c: &ProtectedColumn| {
-            is_late(c.column.attnum) || !is_shown(c.column.attnum) && !is_named_elsewhere(tree, &c.column.name)
+            is_late(c.column.attnum) || !is_shown(c.column.attnum) && !elsewhere.names(&c.column.name)
         };
         let clear = scan.protected.columns.iter().filter(|c| comes_clear(c));
         scan.late = clear.map(|c| c.column.attnum).collect();
@@ -253,20 +254,36 @@ fn names_columns_only(tree: &Tree, tables: &[Table]) -> bool {
     fine && !by_number && !tables.iter().any(|t| t.system)
 }
 
-/// Whether a column of this name is named anywhere but as a plain element of the select list. Of which table is not asked.
-fn is_named_elsewhere(tree: &Tree, column: &str) -> bool {
-    let mut found = false;
-    outside(tree, &mut |reference| {
-        let fields = reference.names("fields").unwrap_or_default();
-        found |= fields.iter().any(|f| f == column);
-    });
-    tree.walk(&mut |n| {
-        found |= n.kind() == "JoinExpr"
-            && n.names("using_clause")
-                .is_none_or(|names| names.iter().any(|f| f == column));
-        true
-    });
-    found
+/// What is named anywhere but as a plain element of the select list. Of which table is not asked.
+#[derive(Default)]
+struct Elsewhere {
+    names: HashSet<String>,
+    /// A list of names could not be read.
+    unreadable: bool,
+}
+
+impl Elsewhere {
+    fn of(tree: &Tree) -> Self {
+        let mut all = Self::default();
+        let mut add = |names: Option<Vec<String>>| match names {
+            Some(names) => all.names.extend(names),
+            None => all.unreadable = true,
+        };
+        outside(tree, &mut |reference| {
+            add(Some(reference.names("fields").unwrap_or_default()))
+        });
+        tree.walk(&mut |n| {
+            if n.kind() == "JoinExpr" {
+                add(n.names("using_clause"));
+            }
+            true
+        });
+        all
+    }
+
+    fn names(&self, column: &str) -> bool {
+        self.unreadable || self.names.contains(column)
+    }
 }
 
 /// References outside of the plain elements of the select list.

@@ -254,6 +254,12 @@ fn name(text: Text<'_>, out: &mut BytesMut) -> Result<(), NotText> {
     // The first letter of each word; blanks as they are. No byte of a wide character is a blank's.
     let bytes = text.bytes();
     let blanks = bytes.iter().filter(|b| **b == b' ').count();
+    if blanks == 0 {
+        let first = text.split(1).0;
+        let stars = if first.is_empty() { 0 } else { 3 };
+        fill(room(out, first.len() + stars)?, first, b"");
+        return Ok(());
+    }
     let start = out.len();
     let stars = room(out, blanks + (blanks + 1) * (4 + 3))?;
     let mut length = 0;
