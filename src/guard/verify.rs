@@ -19,6 +19,9 @@ const PLACE: &str = "menshen_kplace";
 /// Stands for a masked scan while the rest of an edit is read. Neither may the client's text hold it.
 const STAND_IN: &str = "menshen_kscan";
 
+/// Most different masked scans of an edit that is proven in parts: each is looked for in the whole text.
+const SCANS_MAX: usize = 32;
+
 /// Compares the edited text with the client's tree (the statement's `stmt`) after the intended changes.
 ///
 /// # Errors
@@ -67,6 +70,9 @@ pub(super) fn proven_in_parts(client: &Tree, edited: &str, intents: &[Intent]) -
                     scans.push((masked, 0));
                     scans.len() - 1
                 });
+                if scans.len() > SCANS_MAX {
+                    return Ok(false);
+                }
                 if let Some((_, times)) = scans.get_mut(number) {
                     *times += 1;
                 }

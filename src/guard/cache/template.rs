@@ -6,6 +6,7 @@ use super::super::plan::{ColumnReport, Plan, RelationReport, Report, Sealed, Sta
 use super::super::{Ground, Request, Verdict};
 use super::shape::{Kind, Piece};
 use crate::mask::TokenSettings;
+use crate::meter::{LateColumn, MeterSpec, TripWire};
 
 /// A part of the text to send.
 #[derive(Debug)]
@@ -148,13 +149,22 @@ fn statement_bytes(plan: &StatementPlan) -> usize {
         r.relation.len() + r.row_filter.as_ref().map_or(0, String::len) + columns + size_of::<RelationReport>()
     };
     let hidden = plan.meter.hidden.iter().map(|h| h.name.len() + size_of_val(h));
+    // A table of hashes is half empty, or nothing at all.
+    let places = (plan.trip_wire.cleared.capacity() + plan.trip_wire.late.capacity()) * 2 * size_of::<(u32, i16)>();
+    let per_row = plan.meter.per_row.iter().map(|(space, _)| space.len() + 48);
     size_of::<StatementPlan>()
         + size_of::<Report>()
+        + size_of::<MeterSpec>()
+        + size_of::<TripWire>()
+        // Counts of references, and what the allocator rounds up.
+        + 8 * 32
+        + places
+        + plan.meter.late.len() * size_of::<LateColumn>()
+        + per_row.sum::<usize>()
         + report.fingerprint.len()
         + report.relations.iter().map(relation).sum::<usize>()
         + report.charges.iter().map(|c| c.len() + 24).sum::<usize>()
         + hidden.sum::<usize>()
-        + plan.trip_wire.cleared.len() * 16
         + plan.origins.len() * 12
 }
 
