@@ -240,3 +240,50 @@ fn every_known_bypass_is_tried() {
     let missing: Vec<u32> = (1..=44).filter(|n| !covered.contains(n)).collect();
     assert!(missing.is_empty(), "nothing tries {missing:?}");
 }
+
+/// U&"…" is another spelling of a name. Where the person key is itself masked, the hidden column that holds it is the only place where it is clear.
+#[test]
+fn hidden_columns_have_no_other_spelling() {
+    let by_card = unlimited_policy().replace(
+        "[tables.\"crm.customers\"]\nperson = \"id\"",
+        "[tables.\"crm.customers\"]\nperson = \"id_card\"",
+    );
+    assert!(by_card.contains("person = \"id_card\""));
+    let menshen = Menshen::with(&by_card, "");
+    let clear = Postgres::get().sql(&menshen.database, "SELECT id_card FROM crm.customers WHERE id = 1");
+    for (login, options) in [("analyst", ""), ("support", CASE)] {
+        let mut raw = menshen.connect(login, options);
+        let masked = raw.simple("SELECT id_card FROM crm.customers WHERE id = 1");
+        assert!(masked.text(0, 0).contains('*'), "{masked:?}");
+        for sql in [
+            "SELECT menshen_k1 AS x FROM crm.customers WHERE id = 1",
+            "SELECT U&\"menshen\\005fk1\" AS x FROM crm.customers WHERE id = 1",
+            "SELECT U&\"menshen!005fk1\" UESCAPE '!' AS x FROM crm.customers WHERE id = 1",
+            "SELECT upper(c.U&\"\\006denshen_\\006b1\") FROM crm.customers c WHERE id = 1",
+            "SELECT min(U&\"menshen\\005fk1\") FROM crm.customers WHERE id = 1",
+            "SELECT (SELECT string_agg(k, ',') FROM (SELECT U&\"menshen\\005fk1\" AS k) q) FROM crm.customers WHERE id = 1",
+            "WITH w AS (SELECT U&\"menshen\\005fk1\" AS z FROM crm.customers WHERE id = 1) SELECT * FROM w",
+            "SELECT count(*) FROM crm.customers WHERE U&\"menshen\\005fk1\" LIKE '4%'",
+            "SELECT id, phone FROM crm.customers ORDER BY U&\"menshen\\005fk1\" LIMIT 1",
+            "COPY (SELECT U&\"menshen\\005fk1\" AS z FROM crm.customers WHERE id = 1) TO STDOUT",
+            "DECLARE c CURSOR WITH HOLD FOR SELECT U&\"menshen\\005fk1\" AS z FROM crm.customers WHERE id = 1",
+            "CREATE TEMP TABLE stolen AS SELECT U&\"menshen\\005fk1\" AS z FROM crm.customers",
+            "UPDATE crm.customers SET city = U&\"menshen\\005fk1\" WHERE id = 1",
+            "PREPARE p AS SELECT U&\"menshen\\005fk1\" AS x FROM crm.customers WHERE id = 1",
+        ] {
+            let refused = raw.simple(sql).error;
+            assert!(
+                refused.as_ref().is_some_and(|(state, _)| state == "0A000"),
+                "{login}: {sql}: {refused:?}"
+            );
+        }
+        let said = String::from_utf8_lossy(&raw.received).into_owned();
+        assert!(!said.contains(clear.trim()));
+        // A literal is no name.
+        assert_eq!(
+            raw.simple("SELECT id FROM crm.customers WHERE city = U&'menshen\\005fk1'")
+                .error,
+            None
+        );
+    }
+}

@@ -305,7 +305,18 @@ impl Subject<'_> {
     /// A statement that may not contain names that Menshen keeps for itself.
     fn reserved_names(&self) -> Result<(), Refusal> {
         let text = self.parsed.slice(self.range.0, self.range.1);
-        if text.to_ascii_lowercase().contains(HIDDEN_PREFIX) {
+        // U&"menshen\005fk1" is the same name in another spelling: the tree has it as it is meant. What a literal says is no name.
+        let mut named = false;
+        let names_one = |tree: &Tree| matches!(tree, Tree::Text(text) if text.contains(HIDDEN_PREFIX));
+        self.tree.walk(&mut |node| {
+            named |= match node {
+                Tree::Node(_, fields) => fields.iter().any(|(_, field)| names_one(field)),
+                Tree::List(items) => items.iter().any(names_one),
+                Tree::Null | Tree::Flag(_) | Tree::Int(_) | Tree::Text(_) => false,
+            };
+            node.kind() != "AConst"
+        });
+        if named || text.to_ascii_lowercase().contains(HIDDEN_PREFIX) {
             return Err(Refusal::unsupported(
                 "reserved-name",
                 format!("names that begin with {HIDDEN_PREFIX} are kept for hidden columns"),
