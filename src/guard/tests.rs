@@ -1,6 +1,7 @@
 //! The walk, the edit and its verification over many shapes of query, without a server.
 
 mod forms;
+mod parts;
 
 use std::sync::Arc;
 
@@ -352,6 +353,7 @@ fn an_edit_is_proven_in_parts_only_where_its_scans_stand() {
     let behind = right.replacen(customers, &format!("{customers} UNION ALL {customers}"), 1);
     let doubled = right.replacen(customers, &format!("{customers} x, {customers}"), 1);
     let with_stand_in = right.replacen(customers, "(SELECT menshen_kscan0)", 1);
+    let in_another_spelling = right.replacen(customers, "(SELECT U&\"menshen\\005fkscan0\")", 1);
     let clear = right.replacen("NULL::text", "m.\"phone\"", 1);
     for wrong in [
         swapped,
@@ -362,6 +364,7 @@ fn an_edit_is_proven_in_parts_only_where_its_scans_stand() {
         behind,
         doubled,
         with_stand_in,
+        in_another_spelling,
         clear,
     ] {
         assert_ne!(wrong, right);

@@ -16,11 +16,17 @@ use crate::wire::Refusal;
 /// Stands in an inserted part for what the client wrote. No client text that is edited may hold it.
 const PLACE: &str = "menshen_kplace";
 
-/// Stands for a masked scan while the rest of an edit is read. Neither may the client's text hold it.
-const STAND_IN: &str = "menshen_kscan";
+/// Begins the names that stand for masked scans while the rest of an edit is read. Nobody can know it, in whatever spelling: it is never sent.
+static STAND_IN: LazyLock<Option<String>> = LazyLock::new(|| {
+    let mut random = [0_u8; 16];
+    getrandom::fill(&mut random).ok()?;
+    Some(format!("menshen_kscan_{}_", hex::encode(random)))
+});
 
-/// Most different masked scans of an edit that is proven in parts: each is looked for in the whole text.
+/// Most different masked scans, and most changes, of an edit that is proven in parts: each scan is looked for in the whole text, and each change at
+/// each node.
 const SCANS_MAX: usize = 32;
+const INTENTS_MAX: usize = 256;
 
 /// Compares the edited text with the client's tree (the statement's `stmt`) after the intended changes.
 ///
@@ -38,7 +44,7 @@ pub fn verify(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), Ref
 }
 
 /// The same, by reading the edited text as it is sent.
-fn verify_whole(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), Refusal> {
+pub(super) fn verify_whole(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), Refusal> {
     let mut parts = Vec::with_capacity(intents.len());
     for intent in intents {
         parts.push(PartOf {
@@ -55,6 +61,14 @@ fn verify_whole(client: &Tree, edited: &str, intents: &[Intent]) -> Result<(), R
 ///
 /// False says nothing: the text is read as a whole then.
 pub(super) fn proven_in_parts(client: &Tree, edited: &str, intents: &[Intent]) -> Result<bool, Refusal> {
+    let Some(stand_in) = &*STAND_IN else {
+        return Ok(false);
+    };
+    // What is larger has the parser's limits, which hold for what is sent.
+    if intents.len() > INTENTS_MAX || edited.len() > parse::BYTES_OUTSIDE_LITERALS_MAX {
+        return Ok(false);
+    }
+    let stand_in = |number: usize| format!("(SELECT {stand_in}{number})");
     // Each masked scan, and how often it was put in.
     let mut scans: Vec<(&str, usize)> = Vec::new();
     let mut parts = Vec::with_capacity(intents.len());
@@ -82,7 +96,7 @@ pub(super) fn proven_in_parts(client: &Tree, edited: &str, intents: &[Intent]) -
         };
         parts.push(PartOf { intent, elements });
     }
-    if scans.is_empty() || edited.contains(STAND_IN) {
+    if scans.is_empty() {
         return Ok(false);
     }
     let mut numbered: Vec<(usize, &str, usize)> = (0..).zip(&scans).map(|(n, (s, times))| (n, *s, *times)).collect();
@@ -115,10 +129,6 @@ fn part_text(intent: &Intent) -> Option<&str> {
         | Intent::Shorten { .. }
         | Intent::Label { .. } => None,
     }
-}
-
-fn stand_in(number: usize) -> String {
-    format!("(SELECT {STAND_IN}{number})")
 }
 
 fn compare(client: &Tree, edited: &str, parts: &[PartOf<'_>]) -> Result<(), Refusal> {
