@@ -175,6 +175,90 @@ fn a_changed_catalog_is_known_on_every_server_and_by_every_address() {
     }
 }
 
+/// Processes of a server.
+fn processes(server: &Postgres) -> Vec<String> {
+    let text = std::fs::read_to_string(server.root.join("data/postmaster.pid")).unwrap();
+    let postmaster = text.lines().next().unwrap().to_owned();
+    let children = std::process::Command::new("ps")
+        .args(["-o", "pid=", "--ppid", &postmaster])
+        .output()
+        .unwrap();
+    let children = String::from_utf8(children.stdout).unwrap();
+    std::iter::once(postmaster)
+        .chain(children.split_whitespace().map(str::to_owned))
+        .collect()
+}
+
+/// What a change waits for has an end: an open transaction whose log is not written, many changes, a server that does not answer any more.
+#[test]
+fn a_standby_waits_for_a_change_and_not_for_ever() {
+    let primary = Postgres::own(&[]);
+    let standby = primary.standby();
+    primary.sql("shop", "GRANT CREATE ON SCHEMA crm TO analyst");
+    let policy = format!("{}\n[[grants]]\nrole = \"analyst\"\nddl = true\n", unlimited_policy());
+    let both = hosts(&[primary.port, standby.port], "load_balance_hosts = \"random\"");
+    let menshen = Menshen::behind(&both, "shop", &policy, "[catalog]\nrefresh_seconds = 1\n");
+    let find = |wanted: u16| {
+        let raws = (0..100).map(|_| try_connect(&menshen).unwrap());
+        let mut there = raws.filter_map(|mut raw| (port(&mut raw) == wanted.to_string()).then_some(raw));
+        there.next().unwrap()
+    };
+    let (mut writer, mut others, mut reader) = (
+        find(primary.port),
+        [find(primary.port), find(primary.port)],
+        find(standby.port),
+    );
+    let view = |columns: &str| format!("CREATE OR REPLACE VIEW crm.v_moves AS SELECT id, {columns} FROM crm.customers");
+    let read = "SELECT city FROM crm.v_moves WHERE id = 1";
+    assert_eq!(writer.simple(&view("city")).error, None);
+    let mut open = Raw::connect(primary.port, "shop", "postgres", "", "").unwrap();
+    for columns in ["phone AS city", "city", "phone AS city"] {
+        assert_eq!(writer.simple(&view(columns)).error, None);
+        open.simple("BEGIN");
+        assert_eq!(open.simple("INSERT INTO crm.notes VALUES (9000, 1, 'x')").error, None);
+        let begun = Instant::now();
+        assert_eq!(reader.simple(read).text(0, 0).contains('*'), columns != "city");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        open.simple("ROLLBACK");
+    }
+    std::thread::scope(|scope| {
+        let begun = Instant::now();
+        for (n, other) in others.iter_mut().enumerate() {
+            scope.spawn(move || {
+                while begun.elapsed() < Duration::from_secs(4) {
+                    let made = other.simple(&format!("CREATE OR REPLACE VIEW crm.v_many{n} AS SELECT 1 AS x"));
+                    assert_eq!(made.error, None);
+                }
+            });
+        }
+        while begun.elapsed() < Duration::from_secs(4) {
+            let asked = Instant::now();
+            assert!(reader.simple(read).text(0, 0).contains('*'));
+            assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+        }
+    });
+    assert_eq!(writer.simple(&view("city")).error, None);
+    let stopped = processes(&primary);
+    let signal = |signal: &str| std::process::Command::new("kill").arg(signal).args(&stopped).status();
+    signal("-STOP").unwrap();
+    let begun = Instant::now();
+    let answer = reader.simple(read);
+    let took = begun.elapsed();
+    // The timer goes on for the standby while the primary says nothing.
+    standby.sql("postgres", "SELECT pg_promote()");
+    standby.sql("shop", &view("phone AS city"));
+    let begun = Instant::now();
+    let mut later = reader.simple(read);
+    while !later.text(0, 0).contains('*') && begun.elapsed() < Duration::from_secs(15) {
+        std::thread::sleep(Duration::from_millis(200));
+        later = reader.simple(read);
+    }
+    signal("-CONT").unwrap();
+    assert_eq!(answer.error, None);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(later.text(0, 0).contains('*'), "{later:?}");
+}
+
 #[test]
 fn a_cancel_request_goes_to_the_server_of_its_session() {
     let other = Postgres::own(&[]);

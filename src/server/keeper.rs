@@ -56,6 +56,8 @@ struct Reading {
 
 /// A standby replays a change of the primary within this time, or has its catalog read by the timer.
 const LAG: Duration = Duration::from_secs(10);
+/// What reading a catalog may take: a server that has stopped to answer must not be waited for by every session that comes after.
+const READ_MAX: Duration = Duration::from_secs(60);
 
 impl Judge for Keeper {
     fn ground(&self) -> Arc<Ground> {
@@ -190,25 +192,27 @@ impl Keeper {
     pub(super) async fn refresh(self: &Arc<Self>, shared: &Shared) -> Result<(), String> {
         use std::sync::atomic::Ordering;
         let ticket = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let (mut reading, awaited) = loop {
-            let awaited = self.awaited();
-            // Not under our own lock: the other keeper may be waiting for us, and a policy that is loaded must not.
-            if let Some(change) = &awaited {
-                change.arrived.get_or_init(|| self.arrives(shared, change)).await;
-            }
-            let reading = self.reading.lock().await;
-            if reading.done >= ticket {
-                return Ok(()); // somebody began to read after we asked
-            }
-            if self.awaited().as_ref().map(Arc::as_ptr) == awaited.as_ref().map(Arc::as_ptr) {
-                break (reading, awaited);
-            }
-        };
-        let covers = self.begun.load(Ordering::SeqCst);
-        let changes = self.changes.load(Ordering::SeqCst);
+        // In this order: a change is awaited before it is counted.
+        let told = self.changes.load(Ordering::SeqCst);
+        let awaited = self.awaited();
+        // Not under our own lock: the other keeper may be waiting for us, and a policy that is loaded must not.
+        if let Some(change) = &awaited {
+            change.arrived.get_or_init(|| self.arrives(shared, change)).await;
+        }
+        let mut reading = self.reading.lock().await;
+        if reading.done >= ticket {
+            return Ok(()); // somebody began to read after we asked
+        }
+        let (mut covers, mut changes) = (self.begun.load(Ordering::SeqCst), self.changes.load(Ordering::SeqCst));
+        if self.awaited().as_ref().map(Arc::as_ptr) != awaited.as_ref().map(Arc::as_ptr) {
+            // Another change was told meanwhile, which this reading has not waited for. Where many are made, one after the other, each reading waits
+            // for its own, or it would wait for ever.
+            (covers, changes) = (ticket, told);
+        }
         let old = self.ground.load_full();
         let begun = Instant::now();
-        let mut fresh = self.read(shared, &mut reading.reader, &old.catalog).await?;
+        let read = tokio::time::timeout(READ_MAX, self.read(shared, &mut reading.reader, &old.catalog));
+        let mut fresh = read.await.map_err(|_| "the server does not answer".to_owned())??;
         let catalog = if fresh.same_as(&old.catalog) {
             Arc::clone(&old.catalog)
         } else {
@@ -221,7 +225,7 @@ impl Keeper {
             self.ground.store(Arc::new(resolve(rules, catalog, Some(old)).await?));
         }
         tracing::debug!(database = %self.database, ?read, resolved = ?begun.elapsed().saturating_sub(read), "catalog read");
-        reading.done = covers;
+        reading.done = reading.done.max(covers);
         self.known_changes.fetch_max(changes, Ordering::SeqCst);
         if let Some(change) = awaited.filter(|c| c.arrived.get() == Some(&true)) {
             self.rest(&change);
@@ -235,31 +239,34 @@ impl Keeper {
         let Some(elsewhere) = change.at.upgrade() else {
             return false;
         };
-        // It is asked after the change was told: the change lies before. What a standby has replayed, others may still await.
-        let wanted = match elsewhere.position(shared).await {
-            Ok(Position::Written(bytes) | Position::Replayed(Some(bytes))) => bytes,
-            Ok(Position::Replayed(None)) => return false,
-            Err(e) => {
-                tracing::warn!(database = %self.database, server = %elsewhere.place, "where its log stands is not known: {e}");
-                return false;
-            }
+        // Either server may have stopped to answer.
+        let arrival = tokio::time::timeout_at(change.until.into(), self.arrival(shared, &elsewhere)).await;
+        let why = match arrival {
+            Ok(Ok(())) => return true,
+            Ok(Err(why)) => why,
+            Err(_) => "not in time".to_owned(),
+        };
+        tracing::warn!(
+            database = %self.database, server = %self.place, changed = %elsewhere.place,
+            "a change of the catalog is not waited for any more: {why}"
+        );
+        false
+    }
+
+    /// Waits until what is committed elsewhere by now is here.
+    async fn arrival(self: &Arc<Self>, shared: &Shared, elsewhere: &Arc<Self>) -> Result<(), String> {
+        // What a standby has replayed, others may still await.
+        let wanted = match elsewhere.position(shared).await? {
+            Position::Written(bytes) | Position::Replayed(Some(bytes)) => bytes,
+            Position::Replayed(None) => return Err("the server of the change is a standby by now".to_owned()),
         };
         let mut pause = Duration::from_millis(1);
         loop {
-            match self.position(shared).await {
+            match self.position(shared).await? {
                 // The same server by another address: what is committed is there.
-                Ok(Position::Written(_)) => return true,
-                Ok(Position::Replayed(Some(replayed))) if replayed >= wanted => return true,
-                Ok(Position::Replayed(_)) => {}
-                Err(e) => {
-                    tracing::warn!(database = %self.database, server = %self.place, "what it has replayed is not known: {e}");
-                    return false;
-                }
-            }
-            if Instant::now() + pause > change.until {
-                let server = &self.place;
-                tracing::warn!(database = %self.database, %server, "a change of the catalog is not replayed in time; it is not waited for any more");
-                return false;
+                Position::Written(_) => return Ok(()),
+                Position::Replayed(Some(replayed)) if replayed >= wanted => return Ok(()),
+                Position::Replayed(_) => {}
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
@@ -404,12 +411,18 @@ pub(super) fn watch(shared: &Arc<Shared>) {
                 abstained = now;
             }
             for keeper in timer.keepers() {
-                if let Err(e) = keeper.refresh(&timer).await {
-                    if forget(&timer, &keeper) {
-                        continue;
-                    }
-                    tracing::error!(database = %keeper.database, server = %keeper.place, "catalog not refreshed, the old one stays: {e}");
+                // It is being read, or its server has stopped to answer: the others don't wait for it.
+                if keeper.reading.try_lock().is_err() {
+                    continue;
                 }
+                let timer = Arc::clone(&timer);
+                tokio::spawn(async move {
+                    if let Err(why) = keeper.refresh(&timer).await
+                        && !forget(&timer, &keeper)
+                    {
+                        tracing::error!(database = %keeper.database, server = %keeper.place, "catalog not refreshed, the old one stays: {why}");
+                    }
+                });
             }
         }
     });

@@ -11,9 +11,12 @@ use crate::catalog::{Catalog, introspect};
 /// For how long a connection stays open for the next reading. PostgreSQL's DROP DATABASE waits 5 seconds for others to leave.
 pub(super) const IDLE: Duration = Duration::from_secs(2);
 
-/// Where a server stands in the log. The names are those of PostgreSQL's manual, 9.28.3 and 9.28.4.
+/// Where a server stands in the log. The names are those of PostgreSQL's manual, 9.28.3 and 9.28.4. That the question takes a number of a transaction has
+/// a primary write its log out to here at once (as a commit with `synchronous_commit = off` does); else what an open transaction has begun to write
+/// could stay in its memory for as long as nobody commits, and no standby would come to it.
 const POSITION: &str = "SELECT r.standby, (CASE WHEN r.standby THEN pg_catalog.pg_last_wal_replay_lsn() \
-    ELSE pg_catalog.pg_current_wal_insert_lsn() END OPERATOR(pg_catalog.-) '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8 \
+    ELSE pg_catalog.pg_current_wal_insert_lsn() END OPERATOR(pg_catalog.-) '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8, \
+    CASE WHEN NOT r.standby THEN pg_catalog.pg_current_xact_id()::pg_catalog.text END \
     FROM (SELECT pg_catalog.pg_is_in_recovery() AS standby) r";
 
 /// How far a server's log goes, in bytes.
