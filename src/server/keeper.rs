@@ -132,7 +132,7 @@ impl Keeper {
             let mut keepers = shared.keepers.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(keepers.entry(name).or_insert(keeper))
         };
-        // So has a change, which a standby may not have replayed yet.
+        // A change that was told before it stood in the list has passed it by: a standby may not have replayed it yet.
         for other in shared
             .keepers()
             .iter()
@@ -143,7 +143,7 @@ impl Keeper {
                 listed.awaits(other, told + LAG);
             }
         }
-        // A policy that was loaded before it stood in the list has passed it by.
+        // So has a policy that was loaded.
         let rules = shared.rules.load_full();
         if listed.ground.load().policy.epoch != rules.policy.epoch {
             listed.adopt(rules).await?;
