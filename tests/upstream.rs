@@ -239,8 +239,8 @@ fn a_standby_waits_for_a_change_and_not_for_ever() {
     });
     assert_eq!(writer.simple(&view("city")).error, None);
     let stopped = processes(&primary);
-    let signal = |signal: &str| std::process::Command::new("kill").arg(signal).args(&stopped).status();
-    signal("-STOP").unwrap();
+    let signal = |signal: &str, to: &[String]| std::process::Command::new("kill").arg(signal).args(to).status();
+    signal("-STOP", &stopped).unwrap();
     let begun = Instant::now();
     let answer = reader.simple(read);
     let took = begun.elapsed();
@@ -253,7 +253,14 @@ fn a_standby_waits_for_a_change_and_not_for_ever() {
         std::thread::sleep(Duration::from_millis(200));
         later = reader.simple(read);
     }
-    signal("-CONT").unwrap();
+    signal("-CONT", &stopped).unwrap();
+    // runuser stops with its child, and nobody else wakes it.
+    let started_by = std::process::Command::new("ps")
+        .args(["-o", "ppid=", "-p", &stopped[0]])
+        .output()
+        .unwrap();
+    let started_by = String::from_utf8(started_by.stdout).unwrap().trim().to_owned();
+    signal("-CONT", &[started_by]).unwrap();
     assert_eq!(answer.error, None);
     assert!(took < Duration::from_secs(20), "{took:?}");
     assert!(later.text(0, 0).contains('*'), "{later:?}");
